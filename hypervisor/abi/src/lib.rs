@@ -1,0 +1,3 @@
+//! Hypercall numbers, the register convention and the structures shared with guests.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The rendezvous and NMI accounting protocol.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The demo programs.
+fn main() {}

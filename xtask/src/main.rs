@@ -1,0 +1,2 @@
+//! Build, disk images, emulator, gdb, tests, benchmarks.
+fn main() {}
