@@ -1,3 +1,23 @@
-//! The rendezvous and NMI accounting protocol.
+//! The rendezvous that stops every CPU, and the accounting of NMIs.
+//!
+//! The hypervisor stops the machine by sending an NMI, a *kick*, to each other
+//! CPU; but the guest's own NMIs arrive by the same door. This crate decides
+//! what each NMI was, who holds the machine, and when everyone else stands
+//! still. It has two layers:
+//!
+//! - [`CpuWord`]: what one CPU's NMI state is, as a plain value with pure
+//!   transitions. No atomics, nothing to wait for.
+//! - [`Rendezvous`]: the same transitions applied to shared memory, and the
+//!   stop itself: a generation number that only grows, with one owner.
+//!
+//! `docs/quiesce.md` tells the protocol as a whole.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod ledger;
+mod rendezvous;
+mod word;
+
+pub use ledger::{Ledger, LedgerCounts};
+pub use rendezvous::{NmiSender, Rendezvous};
+pub use word::{CpuWord, MAX_OWED, NmiMeaning, OwedChange};

@@ -1,0 +1,83 @@
+//! What became of every NMI, per CPU: the numbers behind `monitor vmcs` and
+//! `monitor nmi`.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Counters of one CPU. Each NMI is counted once where it was taken and once
+/// for what became of it, so the two sides balance: see
+/// [`LedgerCounts::balances`].
+#[derive(Debug, Default)]
+pub struct Ledger {
+    pub(crate) in_guest: AtomicU64,
+    pub(crate) in_hypervisor: AtomicU64,
+    pub(crate) asked: AtomicU64,
+    pub(crate) kicks_sent: AtomicU64,
+    pub(crate) kicks_consumed: AtomicU64,
+    pub(crate) injected: AtomicU64,
+    pub(crate) merged: AtomicU64,
+}
+
+/// A [`Ledger`] read out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LedgerCounts {
+    /// NMIs that caused a VM exit.
+    pub in_guest: u64,
+    /// NMIs that interrupted the hypervisor.
+    pub in_hypervisor: u64,
+    /// NMIs that a person asked for (`monitor nmi CPU`).
+    pub asked: u64,
+    /// Kicks sent to this CPU.
+    pub kicks_sent: u64,
+    /// NMIs that were taken for a kick.
+    pub kicks_consumed: u64,
+    /// NMIs given to the guest.
+    pub injected: u64,
+    /// NMIs that merged into one already owed.
+    pub merged: u64,
+    /// NMIs owed to the guest now (0..=2).
+    pub owed: u32,
+    /// Whether a kick is on its way.
+    pub kick_outstanding: bool,
+}
+
+impl LedgerCounts {
+    /// Whether everything that came in is accounted for, once. True whenever
+    /// the CPU is stopped; on a running CPU the counters may be mid-change.
+    pub const fn balances(&self) -> bool {
+        let came = self.in_guest + self.in_hypervisor + self.asked;
+        let went = self.kicks_consumed + self.injected + self.merged + self.owed as u64;
+        came == went && self.kicks_sent == self.kicks_consumed + self.kick_outstanding as u64
+    }
+}
+
+impl Ledger {
+    pub(crate) const fn new() -> Self {
+        Self {
+            in_guest: AtomicU64::new(0),
+            in_hypervisor: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            kicks_sent: AtomicU64::new(0),
+            kicks_consumed: AtomicU64::new(0),
+            injected: AtomicU64::new(0),
+            merged: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Relaxed);
+    }
+
+    pub(crate) fn counts(&self, owed: u32, kick_outstanding: bool) -> LedgerCounts {
+        LedgerCounts {
+            in_guest: self.in_guest.load(Relaxed),
+            in_hypervisor: self.in_hypervisor.load(Relaxed),
+            asked: self.asked.load(Relaxed),
+            kicks_sent: self.kicks_sent.load(Relaxed),
+            kicks_consumed: self.kicks_consumed.load(Relaxed),
+            injected: self.injected.load(Relaxed),
+            merged: self.merged.load(Relaxed),
+            owed,
+            kick_outstanding,
+        }
+    }
+}

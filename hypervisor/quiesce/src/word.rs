@@ -1,0 +1,216 @@
+//! One CPU's NMI state as a value with pure transitions. [`crate::Rendezvous`]
+//! applies them to shared memory; tests and model checkers apply them to values.
+
+/// The most NMIs that a processor holds for its software: one being handled,
+/// one latched behind it (Intel SDM vol. 3, 6.7.1 "Handling Multiple NMIs").
+pub const MAX_OWED: u32 = 2;
+
+const OWED: u32 = 0b11;
+const KICK: u32 = 1 << 2;
+const PARKED: u32 = 1 << 3;
+const ONLINE: u32 = 1 << 4;
+
+/// What an NMI turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NmiMeaning {
+    /// The kick that another CPU had announced.
+    Kick,
+    /// The guest's: this CPU now owes it one more.
+    Owed,
+    /// The guest's, while as many were owed as a processor can hold: it merged
+    /// into the latched one, as it would have on the bare machine.
+    Merged,
+}
+
+/// What [`CpuWord::settle`] or [`CpuWord::inject`] did to the NMIs owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwedChange {
+    /// How many are owed now (0..=2).
+    pub owed: u32,
+    /// How many merged into the one that stays latched.
+    pub merged: u32,
+}
+
+/// One CPU's NMI state, packed so that every transition is one atomic exchange.
+///
+/// - *owed* (0..=2): NMIs that the hardware delivered for the guest and that the
+///   guest has not been given yet;
+/// - *kick*: a kick was announced and its NMI has not been seen yet. A bit and
+///   not a count: two NMIs sent to a CPU that blocks NMIs arrive as one, and a
+///   count of two would then swallow a later NMI of the guest's;
+/// - *parked*: the CPU is in, or irrevocably about to enter, the wait-for-SIPI
+///   activity state, runs nothing, and looks before it leaves;
+/// - *online*: the CPU takes part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CpuWord(u32);
+
+impl CpuWord {
+    /// The state as stored in shared memory.
+    pub const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// The inverse of [`CpuWord::to_bits`].
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// NMIs owed to the guest (0..=2).
+    pub const fn owed(self) -> u32 {
+        self.0 & OWED
+    }
+
+    /// Whether a kick was announced whose NMI has not been seen yet.
+    pub const fn kick_outstanding(self) -> bool {
+        self.0 & KICK != 0
+    }
+
+    /// Whether the CPU counts as stopped without being asked.
+    pub const fn parked(self) -> bool {
+        self.0 & PARKED != 0
+    }
+
+    /// Whether the CPU takes part in stops at all.
+    pub const fn online(self) -> bool {
+        self.0 & ONLINE != 0
+    }
+
+    /// The CPU joins.
+    #[must_use]
+    pub const fn join(self) -> Self {
+        Self(self.0 | ONLINE)
+    }
+
+    /// Announces a kick. `None` means that no NMI is to be sent: the CPU is
+    /// parked or absent, or an NMI that it will take for a kick is on its way.
+    pub const fn announce_kick(self) -> Option<Self> {
+        if !self.online() || self.parked() || self.kick_outstanding() {
+            None
+        } else {
+            Some(Self(self.0 | KICK))
+        }
+    }
+
+    /// The hardware delivered an NMI.
+    #[must_use]
+    pub const fn nmi(self) -> (Self, NmiMeaning) {
+        if self.kick_outstanding() {
+            (Self(self.0 & !KICK), NmiMeaning::Kick)
+        } else {
+            self.owe()
+        }
+    }
+
+    /// The guest is owed one more NMI, whether hardware or a person sent it.
+    #[must_use]
+    pub const fn owe(self) -> (Self, NmiMeaning) {
+        if self.owed() < MAX_OWED {
+            (Self(self.0 + 1), NmiMeaning::Owed)
+        } else {
+            (self, NmiMeaning::Merged)
+        }
+    }
+
+    /// Brings the count down to what a processor would hold while the guest
+    /// handles an NMI (`blocked`): one latched.
+    #[must_use]
+    pub const fn settle(self, blocked: bool) -> (Self, OwedChange) {
+        let owed = self.owed();
+        if blocked && owed > 1 {
+            let merged = owed - 1;
+            (Self((self.0 & !OWED) | 1), OwedChange { owed: 1, merged })
+        } else {
+            (self, OwedChange { owed, merged: 0 })
+        }
+    }
+
+    /// One owed NMI is being injected; from now on the guest blocks NMIs, so no
+    /// more than one stays latched. `None` if none is owed.
+    pub const fn inject(self) -> Option<(Self, OwedChange)> {
+        if self.owed() == 0 {
+            return None;
+        }
+        Some(Self(self.0 - 1).settle(true))
+    }
+
+    /// The CPU enters or leaves the parked state.
+    #[must_use]
+    pub const fn parked_as(self, parked: bool) -> Self {
+        if parked {
+            Self(self.0 | PARKED)
+        } else {
+            Self(self.0 & !PARKED)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn online() -> CpuWord {
+        CpuWord::default().join()
+    }
+
+    #[test]
+    fn an_nmi_is_the_kick_that_was_announced_and_only_one() {
+        let word = online().announce_kick().unwrap();
+        assert!(word.kick_outstanding());
+        let (word, meaning) = word.nmi();
+        assert_eq!(meaning, NmiMeaning::Kick);
+        let (word, meaning) = word.nmi();
+        assert_eq!(meaning, NmiMeaning::Owed);
+        assert_eq!(word.owed(), 1);
+    }
+
+    #[test]
+    fn a_second_kick_is_not_announced_while_one_is_on_its_way() {
+        let word = online().announce_kick().unwrap();
+        assert_eq!(word.announce_kick(), None);
+    }
+
+    #[test]
+    fn parked_and_absent_cpus_are_not_kicked() {
+        assert_eq!(online().parked_as(true).announce_kick(), None);
+        assert_eq!(CpuWord::default().announce_kick(), None);
+    }
+
+    #[test]
+    fn a_third_nmi_merges() {
+        let (word, _) = online().nmi();
+        let (word, _) = word.nmi();
+        let (word, meaning) = word.nmi();
+        assert_eq!(meaning, NmiMeaning::Merged);
+        assert_eq!(word.owed(), MAX_OWED);
+    }
+
+    #[test]
+    fn injecting_leaves_at_most_one_latched() {
+        let (word, _) = online().nmi();
+        let (word, _) = word.nmi();
+        let (word, change) = word.inject().unwrap();
+        assert_eq!(change, OwedChange { owed: 1, merged: 0 });
+        // Another arrives while the guest handles the first: two are owed until
+        // the next look, which merges one.
+        let (word, _) = word.nmi();
+        let (word, change) = word.settle(true);
+        assert_eq!(change, OwedChange { owed: 1, merged: 1 });
+        assert_eq!(word.owed(), 1);
+        assert_eq!(word.settle(false).1.merged, 0);
+    }
+
+    #[test]
+    fn nothing_owed_is_nothing_to_inject() {
+        assert_eq!(online().inject(), None);
+    }
+
+    #[test]
+    fn counts_and_flags_do_not_touch_each_other() {
+        let (word, _) = online().parked_as(true).owe();
+        assert!(word.parked() && word.online() && !word.kick_outstanding());
+        assert_eq!(word.owed(), 1);
+        let word = word.parked_as(false);
+        assert!(!word.parked() && word.online());
+        assert_eq!(CpuWord::from_bits(word.to_bits()), word);
+    }
+}
