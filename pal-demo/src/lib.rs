@@ -1,0 +1,14 @@
+//! The guest's side of the hypercall interface: what a program in the guest
+//! links to find Stillpoint and to call it.
+//!
+//! The programs in `src/bin` use it; so can any program built for the guest.
+//! [`TrustVisor::detect`] is the only way to a [`TrustVisor`], so a program
+//! cannot execute VMCALL (which is #UD, hence SIGILL, on a bare processor)
+//! without having asked CPUID first.
+
+pub mod args;
+pub mod hold;
+mod hypercall;
+pub mod lcg;
+
+pub use hypercall::TrustVisor;

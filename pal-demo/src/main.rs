@@ -1,2 +1,0 @@
-//! The demo programs.
-fn main() {}
