@@ -149,12 +149,11 @@ pub enum TestHook {
     HostPageFault = TestHook::BASE + 1,
     /// Execute `UD2` in VMX root operation.
     HostInvalidOpcode = TestHook::BASE + 2,
-    /// Take read access away from the guest-physical page in CX until the
-    /// next access to it: that one is an EPT violation that gives it back.
-    EptViolationArm = TestHook::BASE + 3,
-    /// Stop every CPU and let go again. CX: 0 = return when all are stopped
-    /// and released; RAX is then the ticks of the time-stamp counter from
-    /// the request to all stopped.
+    /// The hypervisor's memory: RCX = first address, RDX = first one after it.
+    HypervisorRange = TestHook::BASE + 3,
+    /// Stop every other CPU and let it go again. RAX = 0; RCX = ticks of the
+    /// time-stamp counter from the request until all are stopped, RDX = ticks
+    /// until all are released.
     QuiesceRound = TestHook::BASE + 4,
     /// Owe this CPU's guest one NMI.
     OweNmi = TestHook::BASE + 5,
@@ -171,7 +170,7 @@ impl TestHook {
         Self::Panic,
         Self::HostPageFault,
         Self::HostInvalidOpcode,
-        Self::EptViolationArm,
+        Self::HypervisorRange,
         Self::QuiesceRound,
         Self::OweNmi,
         Self::ExitCount,

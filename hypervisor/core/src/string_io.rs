@@ -1,0 +1,1 @@
+//! INS and OUTS at a port that is hidden from the guest.

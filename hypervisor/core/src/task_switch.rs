@@ -1,0 +1,1 @@
+//! Task switches, which VMX leaves to the hypervisor.
