@@ -1,3 +1,29 @@
-//! VMX vocabulary: fields, decoders, VM-entry checks and `monitor vmcs`.
+//! VMX vocabulary: the fields of a VMCS, decoders for what they hold, the checks that
+//! a VM entry makes, and the debugger's `monitor vmcs` command.
+//!
+//! Nothing here touches a processor: the hypervisor implements [`VmcsAccess`]. Names
+//! are those of the Intel SDM, order number 325462-081US, September 2023.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod access;
+mod bits;
+mod controls;
+mod exit_reason;
+mod field;
+mod guest_state;
+mod instruction_error;
+mod interruption;
+mod segment;
+
+pub use access::{VmcsAccess, VmcsError};
+pub use controls::{
+    EntryControls, ExitControls, PinBasedControls, PrimaryControls, SecondaryControls,
+    SecondaryExitControls, TertiaryControls,
+};
+pub use exit_reason::{ExitReason, ExitReasonField};
+pub use field::{Field, FieldInfo, Kind, Width};
+pub use guest_state::{ActivityState, GuestInterruptibility, PendingDebugExceptions};
+pub use instruction_error::VmInstructionError;
+pub use interruption::{Exception, InterruptionInfo, InterruptionType};
+pub use segment::AccessRights;
