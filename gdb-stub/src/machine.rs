@@ -1,8 +1,8 @@
 //! What the stub asks of the stopped machine, as four narrow traits.
 //!
-//! The hypervisor implements them over its quiesced CPUs; the tests implement
-//! them over a [`fake`](crate::fake) machine. [`Machine`] is their sum and is
-//! what [`Session`](crate::Session) is generic over. Every method is called
+//! The hypervisor implements them over its quiesced CPUs; the tests over a fake
+//! with an interpreter of a few instructions. [`Machine`] is their sum and is
+//! what [`Session`](crate::Session) works on. Every method is called
 //! with all CPUs stopped, from one CPU, and returns when its work is done,
 //! wherever it was done.
 
@@ -279,7 +279,7 @@ pub trait CpuState {
     fn cpu_count(&self) -> usize;
 
     /// What `cpu` was doing when it stopped.
-    fn activity(&mut self, cpu: CpuIndex) -> CpuActivity;
+    fn activity(&self, cpu: CpuIndex) -> CpuActivity;
 
     /// Fills `registers` with what `cpu` will continue with: the guest's, or the
     /// hypervisor's own when the CPU was stopped in the hypervisor.
