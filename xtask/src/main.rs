@@ -1,2 +1,69 @@
-//! Build, disk images, emulator, gdb, tests, benchmarks.
-fn main() {}
+//! `cargo xtask`: everything that happens on the host. Builds the image and the
+//! guest's programs, makes disk images, runs the emulator, drives gdb, runs the
+//! tests and the benchmarks. `.ci/run` is `cargo xtask test`.
+#![forbid(unsafe_code)]
+
+mod apt;
+mod compile;
+mod console;
+mod cpio;
+mod debug_line;
+mod disk;
+mod emulator;
+mod image;
+mod kernel;
+mod machine;
+mod net;
+mod paths;
+mod process;
+mod progress;
+mod run;
+mod serial;
+mod setup;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Build, boot, debug and test Stillpoint.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Doctor(setup::DoctorArgs),
+    Build(compile::BuildArgs),
+    Image(image::ImageArgs),
+    Run(run::RunArgs),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    process::install_signal_handler()?;
+    match command {
+        Command::Doctor(args) => setup::doctor(&args),
+        Command::Build(args) => compile::command(&args),
+        Command::Image(args) => image::command(&args),
+        Command::Run(args) => run::command(&args),
+    }
+}

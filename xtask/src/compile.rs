@@ -1,0 +1,94 @@
+//! `cargo xtask build`: the bare-metal image and the guest's programs, which need
+//! compiler flags of their own.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use xshell::{Shell, cmd};
+
+use crate::paths;
+use crate::progress::{say, step};
+
+/// Build the image and the guest's programs.
+#[derive(Args)]
+pub struct BuildArgs {
+    /// The image with the test-only hypercalls.
+    #[arg(long)]
+    test_hooks: bool,
+}
+
+/// Which image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flavour {
+    /// What people run.
+    Release,
+    /// With hypercalls that tests and benchmarks need and nobody else may have.
+    TestHooks,
+}
+
+/// The host's own target: naming it keeps the flags below away from build scripts.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Freestanding, linked at a fixed address in the top 2 GiB, unwound by frame pointers.
+pub const IMAGE_FLAGS: &str = "-C relocation-model=static -C code-model=kernel -C no-redzone=yes \
+                               -C panic=abort -C force-frame-pointers=yes";
+
+/// The guest's programs bring their own C library.
+pub const GUEST_FLAGS: &str = "-C target-feature=+crt-static";
+
+/// Builds the image; says where it lies.
+pub fn image(shell: &Shell, flavour: Flavour) -> Result<PathBuf> {
+    let (folder, features): (&str, &[&str]) = match flavour {
+        Flavour::Release => ("hv", &[]),
+        Flavour::TestHooks => ("hv-test", &["--features", "test-hooks"]),
+    };
+    let target_dir = paths::target().join(folder);
+    step(&format!("building the image ({folder})"), || {
+        let _here = shell.push_dir(paths::root());
+        let _flags = shell.push_env("RUSTFLAGS", IMAGE_FLAGS);
+        cmd!(
+            shell,
+            "cargo build --quiet --package stillpoint --release --target {TARGET} --target-dir {target_dir} {features...}"
+        )
+        .quiet()
+        .run()?;
+        Ok(target_dir.join(TARGET).join("release/stillpoint"))
+    })
+}
+
+/// Builds the guest's programs; says where they lie.
+pub fn guest_programs(shell: &Shell) -> Result<Vec<PathBuf>> {
+    let target_dir = paths::target().join("guest");
+    let _here = shell.push_dir(paths::root());
+    let _flags = shell.push_env("RUSTFLAGS", GUEST_FLAGS);
+    let messages = cmd!(
+        shell,
+        "cargo build --quiet --package pal-demo --bins --release --target {TARGET} --target-dir {target_dir} --message-format=json"
+    )
+    .quiet()
+    .read()?;
+    let mut programs = Vec::new();
+    for line in messages.lines() {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        if let Some(program) = message["executable"].as_str() {
+            programs.push(program.into());
+        }
+    }
+    Ok(programs)
+}
+
+/// `cargo xtask build`.
+pub fn command(args: &BuildArgs) -> Result<()> {
+    let shell = Shell::new()?;
+    let flavour = if args.test_hooks {
+        Flavour::TestHooks
+    } else {
+        Flavour::Release
+    };
+    say(format!("{}", image(&shell, flavour)?.display()));
+    for program in guest_programs(&shell)? {
+        say(format!("{}", program.display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! The guest's console as a script sees it: wait for a line, send a command, get its output
+//! and exit status. Used by the scenarios, `demo`, and `run --sh`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use regex::Regex;
+
+use crate::serial::Line;
+
+/// COM1 with a reading position.
+pub struct Console {
+    line: Line,
+    position: usize,
+    commands: u32,
+}
+
+/// What a command of the guest did.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Output {
+    /// What it printed, lines ending in `\n`.
+    pub text: String,
+    /// Its exit status.
+    pub status: i32,
+}
+
+impl Console {
+    /// Reads `line` from its beginning.
+    pub fn new(line: Line) -> Self {
+        Self {
+            line,
+            position: 0,
+            commands: 0,
+        }
+    }
+
+    /// Waits for `pattern`; returns everything up to the match's end, and goes on after it.
+    pub fn expect(&mut self, pattern: &str, timeout: Duration) -> Result<String> {
+        let regex = Regex::new(pattern)?;
+        let deadline = Instant::now() + timeout;
+        let mut seen = self.position;
+        loop {
+            let (news, closed) = self.line.wait_beyond(seen, deadline);
+            seen += news.len();
+            let bytes = self.line.since(self.position);
+            let text = String::from_utf8_lossy(&bytes);
+            if let Some(found) = regex.find(&text) {
+                // Positions count bytes; the console is ASCII but for noise, which is rare enough
+                // to look for the match's end again in the bytes.
+                let end = position_in_bytes(&bytes, &text, found.end());
+                self.position += end;
+                return Ok(text[..found.end()].replace('\r', ""));
+            }
+            if news.is_empty() {
+                let why = if closed {
+                    "the console was closed".to_owned()
+                } else {
+                    format!("nothing came for it in {} s", timeout.as_secs())
+                };
+                bail!(
+                    "waiting for /{pattern}/: {why}; the last lines:\n{}",
+                    tail(&text, 15)
+                );
+            }
+        }
+    }
+
+    /// Waits for the guest's shell.
+    pub fn wait_for_shell(&mut self, timeout: Duration) -> Result<String> {
+        self.expect(r"guest ready: [^\n]*\n(?s:.*?)guest# ", timeout)
+    }
+
+    /// Sends `text` as it is.
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        self.line.send(text.as_bytes())
+    }
+
+    /// Runs `command` in the guest's shell; returns its output and exit status.
+    pub fn run(&mut self, command: &str, timeout: Duration) -> Result<Output> {
+        self.commands += 1;
+        let number = self.commands;
+        // The echo of the command has `$?` where the answer has a number.
+        self.send(&format!("{command}; echo \"<$?:{number}>\"\n"))?;
+        let seen = self.expect(&format!(r"<(\d+):{number}>\r?\n"), timeout)?;
+        let (echo, rest) = seen.split_once('\n').unwrap_or(("", &seen));
+        let text = if echo.contains("<$?:") { rest } else { &seen };
+        let Some((text, mark)) = text.trim_end().rsplit_once('<') else {
+            bail!("no status of `{command}` in {seen:?}");
+        };
+        let status = mark.split(':').next().unwrap_or_default().parse()?;
+        self.expect("guest# ", timeout)?;
+        Ok(Output {
+            text: text.to_owned(),
+            status,
+        })
+    }
+
+    /// Runs `command` and demands exit status 0; returns what it printed.
+    pub fn check(&mut self, command: &str, timeout: Duration) -> Result<String> {
+        let output = self.run(command, timeout)?;
+        if output.status != 0 {
+            bail!(
+                "`{command}` in the guest ended with {}:\n{}",
+                output.status,
+                output.text
+            );
+        }
+        Ok(output.text)
+    }
+
+    /// All that came so far, from the beginning.
+    pub fn transcript(&self) -> String {
+        String::from_utf8_lossy(&self.line.since(0)).replace('\r', "")
+    }
+}
+
+/// The byte offset in `bytes` of the offset `end` in `text`, its lossy form.
+fn position_in_bytes(bytes: &[u8], text: &str, end: usize) -> usize {
+    if bytes.len() == text.len() {
+        return end;
+    }
+    let mut in_text = 0;
+    let mut in_bytes = 0;
+    for chunk in bytes.utf8_chunks() {
+        let valid = chunk.valid().len();
+        if in_text + valid >= end {
+            return in_bytes + (end - in_text);
+        }
+        in_text += valid;
+        in_bytes += valid;
+        if !chunk.invalid().is_empty() {
+            in_text += char::REPLACEMENT_CHARACTER.len_utf8();
+            in_bytes += chunk.invalid().len();
+            if in_text >= end {
+                return in_bytes;
+            }
+        }
+    }
+    in_bytes
+}
+
+/// The last `count` lines of `text`.
+pub fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{position_in_bytes, tail};
+
+    #[test]
+    fn positions_survive_noise() {
+        let bytes = b"ab\xff\xfecd";
+        let text = String::from_utf8_lossy(bytes);
+        let end = text.find('c').map(|at| at + 1);
+        assert_eq!(end.map(|end| position_in_bytes(bytes, &text, end)), Some(5));
+        assert_eq!(position_in_bytes(b"abc", "abc", 2), 2);
+    }
+
+    #[test]
+    fn tail_takes_the_last_lines() {
+        assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
+        assert_eq!(tail("a", 5), "a");
+    }
+}

@@ -1,0 +1,162 @@
+//! `cargo xtask image`, and the two disks of a run: the hypervisor's, with GRUB and
+//! the image, and the guest's, with GRUB, Debian's kernel and an initramfs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use xshell::{Shell, cmd};
+
+use crate::compile::{self, Flavour};
+use crate::cpio::Archive;
+use crate::disk::{self, DiskFile};
+use crate::kernel::Kernel;
+use crate::progress::{say, step};
+use crate::{paths, setup, tools};
+
+/// Make the two disk images: target/hv.img and target/guest.img.
+#[derive(Args)]
+pub struct ImageArgs {
+    /// The hypervisor's command line, after `boot_drive=0x81`.
+    #[arg(long, default_value = "debug=com2 log=com1")]
+    cmdline: String,
+    /// Words to add to the guest kernel's command line.
+    #[arg(long, default_value = "")]
+    guest_cmdline: String,
+    /// Which of Debian's kernels.
+    #[arg(long, value_enum, default_value_t)]
+    kernel: Kernel,
+}
+
+/// The BIOS's number of the guest's disk when the hypervisor's disk is the first.
+pub const GUEST_DRIVE: &str = "boot_drive=0x81";
+
+/// Needed by every run: a console on COM1, and no MWAIT idling, which the emulator does very slowly.
+const GUEST_BASE: &str = "console=ttyS0,115200 idle=halt";
+
+/// What makes a boot light on an emulator: work at start-up that a run here does not need.
+const GUEST_QUICK: &str = "quiet mitigations=off nokaslr tsc=reliable cryptomgr.notests=1 rodata=off \
+                           initcall_blacklist=x509_key_init,trace_eval_init,init_kprobes";
+
+/// What the guest's disk boots.
+#[derive(Clone, Debug, Default)]
+pub struct Guest {
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// As Debian ships it: no shortcuts on the kernel's command line, KASLR on.
+    pub plain: bool,
+    /// Words to add to the kernel's command line.
+    pub cmdline: String,
+    /// Put the guest's own programs in.
+    pub programs: bool,
+}
+
+impl Guest {
+    /// The whole command line of the guest's kernel.
+    pub fn kernel_cmdline(&self) -> String {
+        let quick = if self.plain { "" } else { GUEST_QUICK };
+        [GUEST_BASE, quick, &self.cmdline]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// Writes the guest's disk.
+    pub fn write_disk(&self, shell: &Shell, path: &Path) -> Result<()> {
+        let kernel = fs::read(self.kernel.folder(shell)?.join("vmlinuz"))?;
+        let config = format!(
+            "set timeout=0\nset default=0\nmenuentry guest {{\n  linux /boot/vmlinuz {}\n  initrd /boot/initramfs\n}}\n",
+            self.kernel_cmdline()
+        );
+        let files = [
+            DiskFile {
+                path: "boot/vmlinuz".into(),
+                contents: kernel,
+            },
+            DiskFile {
+                path: "boot/initramfs".into(),
+                contents: self.initramfs(shell)?,
+            },
+        ];
+        disk::write_grub_disk(shell, path, &config, &files)
+    }
+
+    fn initramfs(&self, shell: &Shell) -> Result<Vec<u8>> {
+        let mut archive = Archive::default();
+        for folder in ["bin", "dev", "proc", "root", "sys", "tmp"] {
+            archive.folder(folder);
+        }
+        archive.character_device("dev/console", 5, 1);
+        archive.character_device("dev/ttyS0", 4, 64);
+        let busybox = tools::busybox();
+        archive.file("bin/busybox", 0o755, &fs::read(&busybox)?);
+        for applet in cmd!(shell, "{busybox} --list").quiet().read()?.lines() {
+            if applet != "busybox" {
+                archive.link(&format!("bin/{applet}"), "busybox");
+            }
+        }
+        archive.file("init", 0o755, include_bytes!("guest/init"));
+        for (name, contents) in self.kernel.modules(shell)? {
+            archive.file(&format!("root/{name}"), 0o644, &contents);
+        }
+        if self.programs {
+            for program in compile::guest_programs(shell)? {
+                let name = program.file_name().context("a program has a name")?;
+                let path = format!("root/{}", name.to_string_lossy());
+                archive.file(&path, 0o755, &fs::read(&program)?);
+            }
+        }
+        Ok(archive.finish())
+    }
+}
+
+/// Writes the hypervisor's disk: GRUB boots `image` by multiboot2 with `cmdline`, and the
+/// first sector of the second disk as a module.
+pub fn write_hypervisor_disk(
+    shell: &Shell,
+    path: &Path,
+    image: &Path,
+    cmdline: &str,
+) -> Result<()> {
+    let contents = fs::read(image).with_context(|| format!("{}", image.display()))?;
+    let config = format!(
+        "set timeout=0\nset default=0\nmenuentry Stillpoint {{\n  multiboot2 /boot/stillpoint {cmdline}\n  module2 (hd1)+1\n}}\n"
+    );
+    let files = [DiskFile {
+        path: "boot/stillpoint".into(),
+        contents,
+    }];
+    disk::write_grub_disk(shell, path, &config, &files)
+}
+
+/// `cargo xtask image`.
+pub fn command(args: &ImageArgs) -> Result<()> {
+    let shell = Shell::new()?;
+    setup::ensure(&shell)?;
+    let (hypervisor, guest) = disk_paths(&paths::target());
+    let image = compile::image(&shell, Flavour::Release)?;
+    step("writing the hypervisor's disk", || {
+        let cmdline = format!("{GUEST_DRIVE} {}", args.cmdline);
+        write_hypervisor_disk(&shell, &hypervisor, &image, &cmdline)
+    })?;
+    step("writing the guest's disk", || {
+        let spec = Guest {
+            kernel: args.kernel,
+            cmdline: args.guest_cmdline.clone(),
+            programs: true,
+            ..Guest::default()
+        };
+        spec.write_disk(&shell, &guest)
+    })?;
+    say(format!("{}", hypervisor.display()));
+    say(format!("{}", guest.display()));
+    Ok(())
+}
+
+/// The names of the two disks in a folder.
+pub fn disk_paths(folder: &Path) -> (PathBuf, PathBuf) {
+    (folder.join("hv.img"), folder.join("guest.img"))
+}

@@ -1,0 +1,86 @@
+//! Debian's kernels, untouched, out of their packages. Used by `image` and `vmlinux`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use xshell::Shell;
+
+use crate::apt::PrivateApt;
+use crate::progress::step;
+use crate::tools;
+
+/// Which of Debian's kernels the guest boots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Kernel {
+    /// Debian 12's 6.1 for virtual machines: LZ4, the quickest to boot here.
+    #[default]
+    Cloud12,
+    /// Debian 13's 6.12 for virtual machines.
+    Cloud13,
+    /// Debian 12's general 6.1.
+    Amd12,
+    /// Debian 13's general 6.12.
+    Amd13,
+}
+
+/// Modules worth having in the initramfs.
+const MODULES: [&str; 2] = ["msr.ko", "cpuid.ko"];
+
+impl Kernel {
+    fn source(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Cloud12 => ("bookworm", "linux-image-cloud-amd64"),
+            Self::Cloud13 => ("trixie", "linux-image-cloud-amd64"),
+            Self::Amd12 => ("bookworm", "linux-image-amd64"),
+            Self::Amd13 => ("trixie", "linux-image-amd64"),
+        }
+    }
+
+    /// The folder with `vmlinuz`, `config`, `release` and some modules, fetched when new.
+    pub fn folder(self, shell: &Shell) -> Result<PathBuf> {
+        let (suite, metapackage) = self.source();
+        tools::once(&format!("kernel-{metapackage}-{suite}"), |into| {
+            step(&format!("fetching {metapackage} of {suite}"), || {
+                let apt = PrivateApt::open(shell, suite)?;
+                let package = apt.first_dependency(shell, metapackage)?;
+                let unpacked = into.join("unpacked");
+                apt.unpack(shell, &[&package], false, &unpacked)?;
+                let release = package.trim_start_matches("linux-image-").to_owned();
+                fs::write(into.join("release"), &release)?;
+                for name in ["vmlinuz", "config"] {
+                    let source = unpacked.join("boot").join(format!("{name}-{release}"));
+                    fs::copy(&source, into.join(name))
+                        .with_context(|| format!("{}", source.display()))?;
+                }
+                for module in MODULES {
+                    let folder = ["lib/modules", "usr/lib/modules"]
+                        .map(|lib| unpacked.join(lib).join(&release))
+                        .into_iter()
+                        .find(|folder| folder.exists())
+                        .context("the kernel package has no modules")?;
+                    let source = folder.join("kernel/arch/x86/kernel").join(module);
+                    // Debian 13 compresses its modules; those are left out.
+                    if source.exists() {
+                        fs::copy(source, into.join(module))?;
+                    }
+                }
+                fs::remove_dir_all(&unpacked)?;
+                Ok(())
+            })
+        })
+    }
+
+    /// The modules of [`Kernel::folder`] that go into the initramfs: name and contents.
+    pub fn modules(self, shell: &Shell) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let folder = self.folder(shell)?;
+        let mut modules = Vec::new();
+        for module in MODULES {
+            if let Ok(contents) = fs::read(folder.join(module)) {
+                modules.push((module, contents));
+            }
+        }
+        Ok(modules)
+    }
+}
