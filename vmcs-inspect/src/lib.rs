@@ -8,15 +8,21 @@
 
 mod access;
 mod bits;
+mod capabilities;
 mod controls;
 mod exit_reason;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod field;
 mod guest_state;
 mod instruction_error;
 mod interruption;
+mod overlay;
 mod segment;
+mod snapshot;
 
 pub use access::{VmcsAccess, VmcsError};
+pub use capabilities::{AllowedSettings, Capabilities, CpuidFacts, msr};
 pub use controls::{
     EntryControls, ExitControls, PinBasedControls, PrimaryControls, SecondaryControls,
     SecondaryExitControls, TertiaryControls,
@@ -26,4 +32,6 @@ pub use field::{Field, FieldInfo, Kind, Width};
 pub use guest_state::{ActivityState, GuestInterruptibility, PendingDebugExceptions};
 pub use instruction_error::VmInstructionError;
 pub use interruption::{Exception, InterruptionInfo, InterruptionType};
+pub use overlay::Overlay;
 pub use segment::AccessRights;
+pub use snapshot::{Change, VmcsSnapshot};
