@@ -8,6 +8,10 @@
 #[cfg(test)]
 extern crate std;
 
+mod arch;
+mod description;
+mod framer;
+mod line;
 pub mod machine;
 pub mod registers;
 

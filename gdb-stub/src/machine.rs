@@ -363,10 +363,6 @@ pub trait Control {
     /// breakpoint. What to do at such an exit:
     /// [`Session::breakpoint_owner`](crate::Session::breakpoint_owner).
     fn set_software_breakpoints_active(&mut self, active: bool);
-
-    /// Microseconds since any fixed point; never goes back. Times out what waits
-    /// for the debug line.
-    fn now_us(&mut self) -> u64;
 }
 
 /// What the monitor commands show, and the little that they change.
@@ -416,11 +412,15 @@ pub trait Machine: CpuState + Memory + Control + Inspect {}
 
 impl<T: CpuState + Memory + Control + Inspect> Machine for T {}
 
-/// A UART, never waited for.
+/// The UART of the debug line, never waited for, and the clock that limits how long
+/// the stub waits on it.
 pub trait SerialPort {
     /// The next received byte, if there is one.
     fn try_read(&mut self) -> Option<u8>;
 
     /// Hands over one byte to send; false when the transmitter has no room now.
     fn try_write(&mut self, byte: u8) -> bool;
+
+    /// Microseconds since any fixed point; never goes back.
+    fn now_us(&mut self) -> u64;
 }
