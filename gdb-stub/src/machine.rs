@@ -8,7 +8,7 @@
 
 use core::fmt;
 
-use vmcs_inspect::{Capabilities, NmiLedger, VmcsAccess};
+use vmcs_inspect::{Capabilities, NmiLedger, VmcsAccess, VmcsError};
 
 use crate::registers::Registers;
 
@@ -360,8 +360,8 @@ pub trait Control {
     ) -> Result<(), MachineError>;
 
     /// Whether #BP must be a VM exit: true while the client has a software
-    /// breakpoint. What to do at such an exit:
-    /// [`Session::breakpoint_owner`](crate::Session::breakpoint_owner).
+    /// breakpoint. At such an exit the CPU takes the machine and asks
+    /// [`Session::int3_owner`](crate::Session::int3_owner).
     fn set_software_breakpoints_active(&mut self, active: bool);
 }
 
@@ -374,18 +374,21 @@ pub trait Inspect {
     /// WRMSR on `cpu`, fault-safe: the guest's value, as above.
     fn write_msr(&mut self, cpu: CpuIndex, index: u32, value: u64) -> Result<(), MachineError>;
 
-    /// Runs `f` with the VMCS of `cpu` current.
+    /// Runs `f` once, on the VMCS of `cpu`.
+    ///
+    /// # Errors
+    /// [`VmcsError::Unavailable`] and `f` not called, if that CPU cannot serve it.
     fn with_vmcs(
         &mut self,
         cpu: CpuIndex,
         f: &mut dyn FnMut(&mut dyn VmcsAccess),
-    ) -> Result<(), MachineError>;
+    ) -> Result<(), VmcsError>;
 
     /// The processor's VMX capability MSRs.
     fn vmcs_capabilities(&self) -> Capabilities;
 
     /// What the hypervisor keeps about NMIs on `cpu`.
-    fn nmi_ledger(&mut self, cpu: CpuIndex) -> NmiLedger;
+    fn nmi_ledger(&self, cpu: CpuIndex) -> NmiLedger;
 
     /// Owes the guest on `cpu` one NMI, delivered when it next can take it.
     fn owe_nmi(&mut self, cpu: CpuIndex) -> Result<(), MachineError>;

@@ -1,0 +1,4 @@
+//! Where the client wants the machine to stop.
+
+pub mod hardware;
+pub mod software;
