@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bzimage;
 mod compile;
 mod console;
 mod cpio;
@@ -11,9 +12,11 @@ mod debug_line;
 mod disk;
 mod emulator;
 mod image;
+mod kallsyms;
 mod kernel;
 mod machine;
 mod net;
+mod orc;
 mod paths;
 mod process;
 mod progress;
@@ -21,6 +24,7 @@ mod run;
 mod serial;
 mod setup;
 mod tools;
+mod vmlinux;
 
 use std::process::ExitCode;
 
@@ -46,6 +50,7 @@ enum Command {
     Build(compile::BuildArgs),
     Image(image::ImageArgs),
     Run(run::RunArgs),
+    Vmlinux(vmlinux::VmlinuxArgs),
 }
 
 fn main() -> ExitCode {
@@ -65,5 +70,6 @@ fn run(command: Command) -> Result<()> {
         Command::Build(args) => compile::command(&args),
         Command::Image(args) => image::command(&args),
         Command::Run(args) => run::command(&args),
+        Command::Vmlinux(args) => vmlinux::command(&args),
     }
 }
