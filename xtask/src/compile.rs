@@ -37,6 +37,10 @@ pub const IMAGE_FLAGS: &str = "-C relocation-model=static -C code-model=kernel -
 /// The guest's programs bring their own C library.
 pub const GUEST_FLAGS: &str = "-C target-feature=+crt-static";
 
+/// The test guest runs without an operating system, in the first 2 GiB.
+pub const TEST_GUEST_FLAGS: &str =
+    "-C relocation-model=static -C panic=abort -C force-frame-pointers=yes";
+
 /// Builds the image; says where it lies.
 pub fn image(shell: &Shell, flavour: Flavour) -> Result<PathBuf> {
     let (folder, features): (&str, &[&str]) = match flavour {
@@ -78,6 +82,20 @@ pub fn guest_programs(shell: &Shell) -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
+/// Builds the bare-metal test guest; says where its ELF file lies.
+pub fn test_guest(shell: &Shell) -> Result<PathBuf> {
+    let target_dir = paths::target().join("test-guest");
+    let _here = shell.push_dir(paths::root());
+    let _flags = shell.push_env("RUSTFLAGS", TEST_GUEST_FLAGS);
+    cmd!(
+        shell,
+        "cargo build --quiet --package test-guest --release --target {TARGET} --target-dir {target_dir}"
+    )
+    .quiet()
+    .run()?;
+    Ok(target_dir.join(TARGET).join("release/test-guest"))
+}
+
 /// `cargo xtask build`.
 pub fn command(args: &BuildArgs) -> Result<()> {
     let shell = Shell::new()?;
@@ -90,5 +108,6 @@ pub fn command(args: &BuildArgs) -> Result<()> {
     for program in guest_programs(&shell)? {
         say(format!("{}", program.display()));
     }
+    say(format!("{}", test_guest(&shell)?.display()));
     Ok(())
 }

@@ -14,6 +14,7 @@ mod emulator;
 mod image;
 mod kallsyms;
 mod kernel;
+mod lint;
 mod machine;
 mod net;
 mod orc;
@@ -23,6 +24,7 @@ mod progress;
 mod run;
 mod serial;
 mod setup;
+mod test_guest;
 mod tools;
 mod vmlinux;
 
@@ -50,6 +52,7 @@ enum Command {
     Build(compile::BuildArgs),
     Image(image::ImageArgs),
     Run(run::RunArgs),
+    Lint(lint::LintArgs),
     Vmlinux(vmlinux::VmlinuxArgs),
 }
 
@@ -70,6 +73,7 @@ fn run(command: Command) -> Result<()> {
         Command::Build(args) => compile::command(&args),
         Command::Image(args) => image::command(&args),
         Command::Run(args) => run::command(&args),
+        Command::Lint(args) => lint::command(&args),
         Command::Vmlinux(args) => vmlinux::command(&args),
     }
 }

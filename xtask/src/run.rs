@@ -19,6 +19,7 @@ use crate::kernel::Kernel;
 use crate::machine::{GuestDisk, Hypervisor, Machine};
 use crate::progress::say;
 use crate::serial::Line;
+use crate::test_guest::TestGuest;
 use crate::{process, setup};
 
 /// Boot Debian under Stillpoint; the guest's console is this terminal. Ctrl-A x ends.
@@ -57,6 +58,10 @@ pub struct RunArgs {
     /// Boot this disk image (boot sector and payload) instead of Debian.
     #[arg(long, value_name = "FILE")]
     guest_disk: Option<PathBuf>,
+    /// Boot the bare-metal test guest instead of Debian, with these words of configuration,
+    /// such as "suite=basic" or "suite=smp cpus=2".
+    #[arg(long, value_name = "WORDS", conflicts_with = "guest_disk")]
+    suite: Option<String>,
     /// The emulator's CPU model.
     #[arg(long, default_value = "broadwell_ult")]
     model: String,
@@ -118,9 +123,10 @@ fn start(shell: &Shell, args: &RunArgs) -> Result<Machine> {
             cmdline: format!("{}{wait}", args.cmdline),
         })
     };
-    let guest = match &args.guest_disk {
-        Some(path) => GuestDisk::Flat(std::fs::read(path)?),
-        None => GuestDisk::Debian(Guest {
+    let guest = match (&args.guest_disk, &args.suite) {
+        (Some(path), _) => GuestDisk::Flat(std::fs::read(path)?),
+        (None, Some(words)) => GuestDisk::Flat(TestGuest::build(shell)?.disk(words)?),
+        (None, None) => GuestDisk::Debian(Guest {
             kernel: args.kernel,
             plain: args.plain,
             cmdline: args.guest_cmdline.clone(),
