@@ -19,5 +19,5 @@ mod rendezvous;
 mod word;
 
 pub use ledger::{Ledger, LedgerCounts};
-pub use rendezvous::{NmiSender, Rendezvous};
+pub use rendezvous::{NmiSender, Rendezvous, Waiter};
 pub use word::{CpuWord, MAX_OWED, NmiMeaning, OwedChange};

@@ -13,6 +13,15 @@ pub trait NmiSender {
     fn send_nmi(&self, cpu: usize);
 }
 
+/// What a CPU does while it stands in somebody else's stop.
+pub trait Waiter {
+    /// Called once before each acknowledgement: publishes what the owner may read.
+    fn joined(&mut self);
+
+    /// Called again and again until the release: serves the owner's requests.
+    fn wait(&mut self);
+}
+
 const NOBODY: u32 = u32::MAX;
 
 /// The state of the protocol, shared by all CPUs.
@@ -185,19 +194,17 @@ impl<const N: usize> Rendezvous<N> {
         self.generation() & 1 == 1 && self.owner() != Some(me)
     }
 
-    /// Joins whatever stop is in force, and returns when none is. While it waits
-    /// it calls `wait` again and again: that serves the owner's requests. `first`
-    /// runs once before each acknowledgement, to publish what the owner may read.
-    pub fn look(&self, me: usize, mut first: impl FnMut(), mut wait: impl FnMut()) {
+    /// Joins whatever stop is in force, and returns when none is.
+    pub fn look(&self, me: usize, waiter: &mut impl Waiter) {
         loop {
             let generation = self.generation();
             if generation & 1 == 0 || self.owner() == Some(me) {
                 return;
             }
-            first();
+            waiter.joined();
             self.cpus[me].acked.store(generation, SeqCst);
             while self.generation() == generation {
-                wait();
+                waiter.wait();
             }
         }
     }
@@ -206,13 +213,7 @@ impl<const N: usize> Rendezvous<N> {
     /// [`look`](Self::look) or is parked. CPUs that ask at the same time are
     /// served one after the other, and join each other's stops meanwhile.
     /// Returns false, having done nothing, if `me` holds the machine already.
-    pub fn stop(
-        &self,
-        me: usize,
-        nmi: &impl NmiSender,
-        mut first: impl FnMut(),
-        mut wait: impl FnMut(),
-    ) -> bool {
+    pub fn stop(&self, me: usize, nmi: &impl NmiSender, waiter: &mut impl Waiter) -> bool {
         if self.owner() == Some(me) {
             return false;
         }
@@ -221,8 +222,8 @@ impl<const N: usize> Rendezvous<N> {
             .compare_exchange(NOBODY, me as u32, SeqCst, SeqCst)
             .is_err()
         {
-            self.look(me, &mut first, &mut wait);
-            wait();
+            self.look(me, waiter);
+            core::hint::spin_loop();
         }
         let generation = self.generation() + 1;
         self.generation.store(generation, SeqCst);
@@ -293,15 +294,35 @@ mod tests {
         }
     }
 
-    fn quiet() {}
+    /// Waits and does nothing else.
+    struct Quiet;
+
+    impl Waiter for Quiet {
+        fn joined(&mut self) {}
+        fn wait(&mut self) {
+            thread::yield_now();
+        }
+    }
+
+    /// Says in `running` that it stands still.
+    struct Standing<'a>(&'a AtomicBool);
+
+    impl Waiter for Standing<'_> {
+        fn joined(&mut self) {
+            self.0.store(false, Ordering::SeqCst);
+        }
+        fn wait(&mut self) {
+            thread::yield_now();
+        }
+    }
 
     #[test]
     fn one_cpu_stops_itself_at_once() {
         let machine = Rendezvous::<4>::new();
         machine.join(0);
-        assert!(machine.stop(0, &Threads(Vec::new()), quiet, quiet));
+        assert!(machine.stop(0, &Threads(Vec::new()), &mut Quiet));
         assert_eq!(machine.generation(), 1);
-        assert!(!machine.stop(0, &Threads(Vec::new()), quiet, quiet));
+        assert!(!machine.stop(0, &Threads(Vec::new()), &mut Quiet));
         machine.release(0);
         assert_eq!((machine.generation(), machine.owner()), (2, None));
     }
@@ -313,7 +334,7 @@ mod tests {
         machine.join(1);
         machine.park(1);
         // No sender for CPU 1: a kick would fail here.
-        assert!(machine.stop(0, &Threads(Vec::new()), quiet, quiet));
+        assert!(machine.stop(0, &Threads(Vec::new()), &mut Quiet));
         assert!(!machine.serves(1));
         machine.unpark(1);
         assert!(machine.stop_in_force(1));
@@ -331,13 +352,13 @@ mod tests {
         let threads = Threads(std::vec![first, send]);
         thread::scope(|scope| {
             scope.spawn(|| {
-                machine.stop(0, &threads, quiet, quiet);
+                machine.stop(0, &threads, &mut Quiet);
                 machine.release(0);
             });
             while !machine.stop_in_force(1) {
                 thread::yield_now();
             }
-            machine.look(1, quiet, quiet);
+            machine.look(1, &mut Quiet);
         });
         // One kick is outstanding; two NMIs arrive: one of them is the guest's.
         assert_eq!(machine.on_nmi(1, false), NmiMeaning::Kick);
@@ -362,17 +383,16 @@ mod tests {
                 let (machine, running, finished, nmi) = (&machine, &running, &finished, &nmi);
                 let nmi = Threads(nmi.0.clone());
                 scope.spawn(move || {
-                    let first = || running[me].store(false, Ordering::SeqCst);
                     let step = |_| {
                         while inbox.try_recv().is_ok() {
                             machine.on_nmi(me, true);
                         }
-                        machine.look(me, first, thread::yield_now);
+                        machine.look(me, &mut Standing(&running[me]));
                         running[me].store(true, Ordering::SeqCst);
                     };
                     for round in 0..ROUNDS {
                         step(round);
-                        machine.stop(me, &nmi, first, thread::yield_now);
+                        machine.stop(me, &nmi, &mut Standing(&running[me]));
                         for (other, running) in running.iter().enumerate() {
                             assert!(other == me || !running.load(Ordering::SeqCst));
                         }

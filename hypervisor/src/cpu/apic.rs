@@ -1,0 +1,117 @@
+//! The local APIC, as far as the hypervisor uses it: to send INIT, SIPI and NMI.
+//! The guest owns the APIC and may be in the middle of using it.
+
+use stillpoint_core::addr::Hpa;
+use stillpoint_quiesce::NmiSender;
+
+use super::{msr, percpu};
+use crate::memory::layout;
+
+const X2APIC_ENABLED: u64 = 1 << 10;
+const ENABLED: u64 = 1 << 11;
+const ID: u64 = 0x20;
+const ICR_LOW: u64 = 0x300;
+const ICR_HIGH: u64 = 0x310;
+const DELIVERY_PENDING: u32 = 1 << 12;
+const MSR_X2APIC_ID: u32 = 0x802;
+const MSR_X2APIC_ICR: u32 = 0x830;
+
+/// What is sent: the low half of the ICR (Intel SDM vol. 3, 11.6.1 "Interrupt
+/// Command Register (ICR)").
+#[derive(Clone, Copy)]
+pub enum Ipi {
+    /// NMI
+    Nmi,
+    /// INIT, asserted.
+    Init,
+    /// Start-up, with the page number of the code.
+    StartUp(u8),
+}
+
+impl Ipi {
+    fn command(self) -> u32 {
+        const LEVEL_ASSERT: u32 = 1 << 14;
+        match self {
+            Self::Nmi => 0x400 | LEVEL_ASSERT,
+            Self::Init => 0x500 | LEVEL_ASSERT,
+            Self::StartUp(page) => 0x600 | LEVEL_ASSERT | u32::from(page),
+        }
+    }
+}
+
+/// The APIC of the CPU that runs this, in the mode that the guest has put it in.
+enum Mode {
+    XApic(*mut u8),
+    X2Apic,
+    Disabled,
+}
+
+fn mode() -> Mode {
+    match msr::read(msr::IA32_APIC_BASE) {
+        Ok(base) if base & ENABLED == 0 => Mode::Disabled,
+        Ok(base) if base & X2APIC_ENABLED != 0 => Mode::X2Apic,
+        Ok(base) => Mode::XApic(layout::direct(Hpa::new(base & 0x000f_ffff_ffff_f000))),
+        Err(_) => Mode::Disabled,
+    }
+}
+
+fn read(base: *mut u8, register: u64) -> u32 {
+    // SAFETY: a register of the local APIC, in the direct map, 32-bit access.
+    unsafe { base.add(register as usize).cast::<u32>().read_volatile() }
+}
+
+fn write(base: *mut u8, register: u64, value: u32) {
+    // SAFETY: as in `read`.
+    unsafe {
+        base.add(register as usize)
+            .cast::<u32>()
+            .write_volatile(value);
+    }
+}
+
+/// The identifier of this CPU's APIC.
+pub fn id() -> u32 {
+    match mode() {
+        Mode::XApic(base) => read(base, ID) >> 24,
+        Mode::X2Apic => msr::read(MSR_X2APIC_ID).unwrap_or(0) as u32,
+        Mode::Disabled => 0,
+    }
+}
+
+/// Sends an IPI to one CPU by its APIC identifier. A disabled APIC sends nothing.
+pub fn send(apic_id: u32, ipi: Ipi) {
+    match mode() {
+        Mode::XApic(base) => {
+            // The guest writes the ICR in two halves, and may stand between them.
+            let high = read(base, ICR_HIGH);
+            wait_until_sent(base);
+            write(base, ICR_HIGH, apic_id << 24);
+            write(base, ICR_LOW, ipi.command());
+            wait_until_sent(base);
+            write(base, ICR_HIGH, high);
+        }
+        Mode::X2Apic => {
+            let command = u64::from(apic_id) << 32 | u64::from(ipi.command());
+            // SAFETY: sends an IPI; the hypervisor's own state stays as it is.
+            let _sent = unsafe { msr::write(MSR_X2APIC_ICR, command) };
+        }
+        Mode::Disabled => {}
+    }
+}
+
+fn wait_until_sent(base: *mut u8) {
+    while read(base, ICR_LOW) & DELIVERY_PENDING != 0 {
+        core::hint::spin_loop();
+    }
+}
+
+/// Kicks by NMI IPI.
+pub struct ApicNmi;
+
+impl NmiSender for ApicNmi {
+    fn send_nmi(&self, cpu: usize) {
+        if let Some(target) = percpu::all().get(cpu) {
+            send(target.apic_id, Ipi::Nmi);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Guest-physical memory, reached through the direct map: the guest's addresses
+//! are the machine's.
+
+use spin::Once;
+use stillpoint_core::addr::{Gpa, Hpa};
+use stillpoint_core::memmap::{MemoryMap, RegionKind};
+use stillpoint_core::paging::{PhysMem, PhysMemError};
+
+use super::layout;
+use crate::vmx::ept;
+
+/// What is known of the machine's memory.
+struct Limits {
+    map: MemoryMap,
+    direct_end: u64,
+}
+
+static LIMITS: Once<Limits> = Once::new();
+
+/// Notes firmware's map and how far the direct map reaches.
+pub fn init(map: MemoryMap, direct_end: u64) {
+    LIMITS.call_once(|| Limits { map, direct_end });
+}
+
+/// The guest's physical memory, as page walks and the debugger reach it.
+pub struct GuestMemory;
+
+impl PhysMem for GuestMemory {
+    fn read(&mut self, address: Gpa, into: &mut [u8]) -> Result<(), PhysMemError> {
+        read(address, into)
+    }
+
+    fn write(&mut self, address: Gpa, from: &[u8]) -> Result<(), PhysMemError> {
+        write(address, from)
+    }
+}
+
+/// What lies at an address.
+enum Place {
+    Ram,
+    /// Device registers and ROM: 32-bit accesses alone, as local and I/O APICs demand.
+    Other,
+}
+
+fn place(address: Gpa, len: usize) -> Result<Place, PhysMemError> {
+    let limits = LIMITS.get().ok_or(PhysMemError(address))?;
+    let start = address.as_u64();
+    let end = start.checked_add(len as u64).ok_or(PhysMemError(address))?;
+    if end > limits.direct_end {
+        return Err(PhysMemError(address));
+    }
+    let hypervisor = ept::hypervisors_range();
+    if start < hypervisor.end && hypervisor.start < end {
+        return Err(PhysMemError(address));
+    }
+    let usable = |at| {
+        at < 0xa_0000
+            || matches!(
+                limits.map.kind_at(at),
+                Some(RegionKind::Usable | RegionKind::AcpiReclaimable | RegionKind::AcpiNvs)
+            )
+    };
+    Ok(if usable(start) && usable(end.saturating_sub(1).max(start)) {
+        Place::Ram
+    } else {
+        Place::Other
+    })
+}
+
+/// Reads.
+///
+/// # Errors
+/// [`PhysMemError`]: the hypervisor's own memory, or beyond the machine's.
+pub fn read(address: Gpa, into: &mut [u8]) -> Result<(), PhysMemError> {
+    let from = layout::direct(Hpa::new(address.as_u64()));
+    match place(address, into.len())? {
+        Place::Ram => {
+            // SAFETY: RAM in the direct map that is not the hypervisor's. The guest
+            // may be writing it: bytes may tear, as on any other processor.
+            unsafe { core::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        }
+        Place::Other => {
+            for (offset, byte) in (address.as_u64()..).zip(into) {
+                let word = layout::direct(Hpa::new(offset & !3)).cast::<u32>();
+                // SAFETY: mapped, aligned; reading a device's register is what the
+                // person asked for.
+                let word = unsafe { word.read_volatile() };
+                *byte = word.to_le_bytes()[(offset & 3) as usize];
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes.
+///
+/// # Errors
+/// [`PhysMemError`]: as [`read`]; and outside RAM, what is not whole aligned 32-bit
+/// words.
+pub fn write(address: Gpa, from: &[u8]) -> Result<(), PhysMemError> {
+    let to = layout::direct(Hpa::new(address.as_u64()));
+    match place(address, from.len())? {
+        Place::Ram => {
+            // SAFETY: RAM in the direct map that is not the hypervisor's.
+            unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+        }
+        Place::Other => {
+            let (words, rest) = from.as_chunks::<4>();
+            if address.as_u64() & 3 != 0 || !rest.is_empty() {
+                return Err(PhysMemError(address));
+            }
+            for (slot, word) in words.iter().enumerate() {
+                // SAFETY: mapped, aligned; writing a device's register is what the
+                // person asked for.
+                unsafe { to.cast::<u32>().add(slot).write_volatile(u32::from_le_bytes(*word)) };
+            }
+        }
+    }
+    Ok(())
+}

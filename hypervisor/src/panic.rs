@@ -1,0 +1,16 @@
+//! What a panic does: says so, and enters the debugger.
+
+use core::panic::PanicInfo;
+
+use crate::cpu::halt_forever;
+use crate::log::{self, log};
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    log::retake_console();
+    log!("panic: {}", info.message());
+    if let Some(location) = info.location() {
+        log!("  at {location}");
+    }
+    halt_forever()
+}

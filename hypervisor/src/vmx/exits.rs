@@ -1,0 +1,199 @@
+//! VM exits: what the guest did, and what comes of it. Policy is in
+//! `stillpoint_core`; here it is asked and carried out. Fields are read when
+//! they are needed, and not before.
+
+mod control_registers;
+mod hypercalls;
+mod interrupts;
+mod memory;
+
+use gdb_stub::StopKind;
+use stillpoint_core::cpu_state::{self, Signal, StartAction};
+use stillpoint_core::cpuid::{self, CpuidContext, CpuidResult};
+use stillpoint_core::msr::{ReadDecision, WriteDecision};
+use stillpoint_core::registers::Gpr;
+use stillpoint_core::xsetbv;
+use vmcs_inspect::{ExitReason, Field};
+
+use super::instructions::get;
+use super::vcpu::Vcpu;
+use super::{ept, state};
+use crate::cpu::msr;
+use crate::cpu::percpu::EXIT_REASONS;
+use crate::debug;
+
+/// Handles the exit that has just come.
+pub fn handle(vcpu: &mut Vcpu) {
+    let reason = get(Field::EXIT_REASON) as u32;
+    if reason >> 31 != 0 {
+        debug::entry_failed(vcpu, None);
+        return;
+    }
+    let basic = reason as u16;
+    count(vcpu, basic);
+    let Some(reason) = ExitReason::from_raw(basic) else {
+        return vcpu.stop(StopKind::UnknownExit(basic));
+    };
+    match reason {
+        ExitReason::Cpuid => execute_cpuid(vcpu),
+        ExitReason::Vmcall => hypercalls::handle(vcpu),
+        ExitReason::PreemptionTimerExpired => {
+            vcpu.arm_timer();
+            debug::poll(vcpu);
+        }
+        ExitReason::ExceptionOrNmi => interrupts::exception_or_nmi(vcpu),
+        ExitReason::NmiWindow => interrupts::nmi_window(vcpu),
+        ExitReason::ControlRegisterAccess => control_registers::access(vcpu),
+        ExitReason::MovDr => debug::registers::mov_dr(vcpu),
+        ExitReason::IoInstruction => super::io::access(vcpu),
+        ExitReason::Rdmsr => read_msr(vcpu),
+        ExitReason::Wrmsr => write_msr(vcpu),
+        ExitReason::Xsetbv => set_xcr(vcpu),
+        ExitReason::EptViolation => memory::ept_violation(vcpu),
+        ExitReason::MonitorTrapFlag => memory::end_of_zero_view(vcpu),
+        ExitReason::InitSignal => signal(vcpu, Signal::Init),
+        ExitReason::StartUpIpi => {
+            let vector = get(Field::EXIT_QUALIFICATION) as u8;
+            signal(vcpu, Signal::Sipi(vector));
+        }
+        ExitReason::TripleFault => triple_fault(vcpu),
+        ExitReason::TaskSwitch => interrupts::task_switch(vcpu),
+        // The guest is told of no VMX and no SMX.
+        ExitReason::Vmclear
+        | ExitReason::Vmlaunch
+        | ExitReason::Vmptrld
+        | ExitReason::Vmptrst
+        | ExitReason::Vmread
+        | ExitReason::Vmresume
+        | ExitReason::Vmwrite
+        | ExitReason::Vmxoff
+        | ExitReason::Vmxon
+        | ExitReason::Invept
+        | ExitReason::Invvpid
+        | ExitReason::Vmfunc
+        | ExitReason::Getsec => vcpu.invalid_opcode(),
+        ExitReason::Invd => {
+            // Dropping dirty lines would lose the hypervisor's own; writing them
+            // back first is what INVD may do anyway.
+            // SAFETY: writes caches back.
+            unsafe { core::arch::asm!("wbinvd", options(nostack, preserves_flags)) };
+            vcpu.skip_instruction();
+        }
+        _ => vcpu.stop(StopKind::UnknownExit(basic)),
+    }
+}
+
+fn count(vcpu: &Vcpu, basic: u16) {
+    use core::sync::atomic::Ordering::Relaxed;
+    // Only this CPU writes: no locked instruction is needed.
+    if let Some(counter) = vcpu.cpu.exits.get(usize::from(basic).min(EXIT_REASONS - 1)) {
+        counter.store(counter.load(Relaxed) + 1, Relaxed);
+    }
+}
+
+/// The context in which CPUID is answered.
+fn cpuid_context(vcpu: &Vcpu) -> CpuidContext {
+    CpuidContext {
+        cs_l: get(Field::GUEST_CS_ACCESS_RIGHTS) & (1 << 13) != 0,
+        pal: None,
+        version: crate::VERSION,
+        guest_cr4: get(Field::GUEST_CR4),
+        features: vcpu.controls.features,
+    }
+}
+
+fn execute_cpuid(vcpu: &mut Vcpu) {
+    let gprs = &vcpu.registers.gprs;
+    let (leaf, subleaf) = (gprs[Gpr::Rax] as u32, gprs[Gpr::Rcx] as u32);
+    let raw = state::cpuid(leaf, subleaf);
+    let raw = CpuidResult {
+        eax: raw.eax,
+        ebx: raw.ebx,
+        ecx: raw.ecx,
+        edx: raw.edx,
+    };
+    let answer = cpuid::adjust(leaf, subleaf, raw, &cpuid_context(vcpu));
+    let gprs = &mut vcpu.registers.gprs;
+    gprs[Gpr::Rax] = u64::from(answer.eax);
+    gprs[Gpr::Rbx] = u64::from(answer.ebx);
+    gprs[Gpr::Rcx] = u64::from(answer.ecx);
+    gprs[Gpr::Rdx] = u64::from(answer.edx);
+    vcpu.skip_instruction();
+}
+
+fn read_msr(vcpu: &mut Vcpu) {
+    let index = vcpu.registers.gprs[Gpr::Rcx] as u32;
+    let feature_control = match index {
+        msr::IA32_FEATURE_CONTROL => msr::read(index).unwrap_or(0),
+        _ => 0,
+    };
+    let value = match stillpoint_core::msr::read(index, feature_control) {
+        ReadDecision::Value(value) => Ok(value),
+        ReadDecision::Native => msr::read(index),
+        ReadDecision::GeneralProtection => Err(msr::MsrFault),
+    };
+    match value {
+        Ok(value) => {
+            vcpu.registers.gprs[Gpr::Rax] = value & 0xffff_ffff;
+            vcpu.registers.gprs[Gpr::Rdx] = value >> 32;
+            vcpu.skip_instruction();
+        }
+        Err(msr::MsrFault) => vcpu.general_protection(),
+    }
+}
+
+fn write_msr(vcpu: &mut Vcpu) {
+    let gprs = &vcpu.registers.gprs;
+    let index = gprs[Gpr::Rcx] as u32;
+    let value = gprs[Gpr::Rdx] << 32 | gprs[Gpr::Rax] & 0xffff_ffff;
+    // SAFETY: the policy lets through only what the guest could write natively,
+    // none of which the hypervisor runs on.
+    let native = || unsafe { msr::write(index, value) };
+    let result = match stillpoint_core::msr::write(index, value) {
+        WriteDecision::Native => native(),
+        WriteDecision::NativeThenMemoryTypes => native().map(|()| {
+            if ept::memory_types_changed() {
+                debug::with_machine_stopped(vcpu, |_| {
+                    let unsplit = ept::apply_memory_types();
+                    if unsplit != 0 {
+                        crate::log::log!("{unsplit} pages keep their old memory type");
+                    }
+                });
+            }
+        }),
+        WriteDecision::Ignore => Ok(()),
+        WriteDecision::GeneralProtection => Err(msr::MsrFault),
+    };
+    match result {
+        Ok(()) => vcpu.skip_instruction(),
+        Err(msr::MsrFault) => vcpu.general_protection(),
+    }
+}
+
+fn set_xcr(vcpu: &mut Vcpu) {
+    let gprs = &vcpu.registers.gprs;
+    let index = gprs[Gpr::Rcx] as u32;
+    let value = gprs[Gpr::Rdx] << 32 | gprs[Gpr::Rax] & 0xffff_ffff;
+    let supported = state::cpuid(0xd, 0);
+    let supported = u64::from(supported.edx) << 32 | u64::from(supported.eax);
+    if xsetbv::allowed(index, value, supported, vcpu.cpl()) && msr::write_xcr0(value).is_ok() {
+        vcpu.skip_instruction();
+    } else {
+        vcpu.general_protection();
+    }
+}
+
+fn signal(vcpu: &mut Vcpu, signal: Signal) {
+    let bsp = msr::read(msr::IA32_APIC_BASE).unwrap_or(0) & (1 << 8) != 0;
+    let action = cpu_state::on_signal(vcpu.start_state, bsp, signal);
+    vcpu.start_action(action);
+}
+
+/// The guest has faulted for good: the machine resets, as the bare one would.
+pub fn triple_fault(vcpu: &mut Vcpu) {
+    crate::log::log!(
+        "triple fault of the guest at {:#x}: resetting the machine",
+        get(Field::GUEST_RIP)
+    );
+    vcpu.start_action(StartAction::ResetMachine);
+}

@@ -1,0 +1,115 @@
+//! MOV to CR0 and CR4, LMSW and CLTS, where they touch a bit that the hypervisor
+//! keeps.
+
+use gdb_stub::StopKind;
+use stillpoint_core::control_regs::{ControlRegister, GuestModes, Outcome};
+use stillpoint_core::registers::Gpr;
+use vmcs_inspect::{ExitReason, Field};
+
+use crate::vmx::instructions::{get, set};
+use crate::vmx::state;
+use crate::vmx::vcpu::Vcpu;
+
+fn register(real: Field, shadow: Field, mask: Field) -> ControlRegister {
+    ControlRegister {
+        real: get(real),
+        shadow: get(shadow),
+        mask: get(mask),
+    }
+}
+
+/// Exit reason 28. The qualification's format: Intel SDM vol. 3, 28.2.1 "Basic
+/// VM-Exit Information", table "Exit Qualification for Control-Register Accesses".
+pub fn access(vcpu: &mut Vcpu) {
+    let qualification = get(Field::EXIT_QUALIFICATION);
+    let source = Gpr::from_number((qualification >> 8) as u8 & 15);
+    let fixed = state::fixed_bits();
+    let modes = GuestModes {
+        cr0: register(Field::GUEST_CR0, Field::CR0_READ_SHADOW, Field::CR0_GUEST_HOST_MASK),
+        cr4: register(Field::GUEST_CR4, Field::CR4_READ_SHADOW, Field::CR4_GUEST_HOST_MASK),
+        efer: get(Field::GUEST_IA32_EFER),
+        cr3: get(Field::GUEST_CR3),
+        cs_l: get(Field::GUEST_CS_ACCESS_RIGHTS) & (1 << 13) != 0,
+        tr_is_16_bit: get(Field::GUEST_TR_ACCESS_RIGHTS) & 0xf == 3,
+    };
+    let value = |vcpu: &Vcpu| {
+        let value = vcpu.gpr(source);
+        if vcpu.in_64_bit_code() { value } else { value & 0xffff_ffff }
+    };
+    let (is_cr0, outcome) = match (qualification >> 4 & 3, qualification & 15) {
+        (0, 0) => (true, fixed.mov_to_cr0(&modes, value(vcpu))),
+        (0, 4) => (false, fixed.mov_to_cr4(&modes, value(vcpu))),
+        (2, 0) => (true, fixed.clts(&modes)),
+        (3, 0) => (true, fixed.lmsw(&modes, (qualification >> 16) as u16)),
+        _ => {
+            let reason = ExitReason::ControlRegisterAccess.raw();
+            return vcpu.stop(StopKind::UnknownExit(reason));
+        }
+    };
+    match outcome {
+        Outcome::GeneralProtection => vcpu.general_protection(),
+        Outcome::Set {
+            register,
+            efer,
+            load_pdptes,
+        } => {
+            if load_pdptes && !reload_pdptes(modes.cr3) {
+                return vcpu.general_protection();
+            }
+            let (real, shadow) = if is_cr0 {
+                (Field::GUEST_CR0, Field::CR0_READ_SHADOW)
+            } else {
+                (Field::GUEST_CR4, Field::CR4_READ_SHADOW)
+            };
+            set(real, register.real);
+            set(shadow, register.shadow);
+            if let Some(efer) = efer {
+                set_efer(efer);
+            }
+            vcpu.skip_instruction();
+        }
+    }
+}
+
+/// IA32_EFER, and the entry control that has to agree with its LMA.
+fn set_efer(efer: u64) {
+    const IA32E_MODE_GUEST: u64 = 1 << 9;
+    const LMA: u64 = 1 << 10;
+    set(Field::GUEST_IA32_EFER, efer);
+    let controls = get(Field::VM_ENTRY_CONTROLS);
+    let controls = if efer & LMA != 0 {
+        controls | IA32E_MODE_GUEST
+    } else {
+        controls & !IA32E_MODE_GUEST
+    };
+    set(Field::VM_ENTRY_CONTROLS, controls);
+}
+
+/// Loads the four PDPTEs from where CR3 points. False if one has reserved bits
+/// set, for which the guest's move gets #GP.
+fn reload_pdptes(cr3: u64) -> bool {
+    const PDPTES: [Field; 4] = [
+        Field::GUEST_PDPTE0,
+        Field::GUEST_PDPTE1,
+        Field::GUEST_PDPTE2,
+        Field::GUEST_PDPTE3,
+    ];
+    let width = state::capabilities().cpuid.physical_address_width;
+    let reserved = !0u64 << width | 0x1e6;
+    let mut entries = [0u64; 4];
+    for (slot, entry) in (0..).zip(&mut entries) {
+        let mut bytes = [0; 8];
+        let address = stillpoint_core::addr::Gpa::new((cr3 & 0xffff_ffe0) + slot * 8);
+        if crate::memory::guest::read(address, &mut bytes).is_err() {
+            return false;
+        }
+        *entry = u64::from_le_bytes(bytes);
+        if *entry & 1 != 0 && *entry & reserved != 0 {
+            return false;
+        }
+    }
+    for (field, entry) in PDPTES.into_iter().zip(entries) {
+        set(field, entry);
+    }
+    true
+}

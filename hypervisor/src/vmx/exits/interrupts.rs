@@ -1,0 +1,86 @@
+//! Exits that events cause: NMIs, NMI windows, the exceptions that the debugger
+//! wants, task switches.
+
+use gdb_stub::StopKind;
+use stillpoint_core::events::{self, Event, ExitKind};
+use vmcs_inspect::{Field, GuestInterruptibility, InterruptionInfo, PrimaryControls};
+
+use crate::RENDEZVOUS;
+use crate::cpu::unblock_nmis;
+use crate::debug;
+use crate::vmx::entry;
+use crate::vmx::instructions::{get, set};
+use crate::vmx::vcpu::Vcpu;
+
+/// The event that was being delivered when this exit came. Such an exit has not
+/// delivered it, so it is the hypervisor's to inject again.
+pub fn interrupted_delivery() -> Option<Event> {
+    let info = get(Field::IDT_VECTORING_INFO) as u32;
+    if info >> 31 == 0 {
+        return None;
+    }
+    let again = events::reinjection(
+        info,
+        get(Field::IDT_VECTORING_ERROR_CODE) as u32,
+        get(Field::VM_EXIT_INSTRUCTION_LENGTH) as u32,
+    )?;
+    if again.clear_nmi_blocking {
+        set_nmi_blocking(false);
+    }
+    Some(again.event)
+}
+
+/// An IRET had unblocked NMIs when the exit undid it: they are blocked again.
+pub fn undo_iret(kind: ExitKind) {
+    if events::nmi_unblocked_by_iret(kind, get(Field::IDT_VECTORING_INFO) as u32) {
+        set_nmi_blocking(true);
+    }
+}
+
+fn set_nmi_blocking(on: bool) {
+    let bit = u64::from(GuestInterruptibility::BLOCKING_BY_NMI.bits());
+    let old = get(Field::GUEST_INTERRUPTIBILITY);
+    set(
+        Field::GUEST_INTERRUPTIBILITY,
+        if on { old | bit } else { old & !bit },
+    );
+}
+
+/// Exit reason 0.
+pub fn exception_or_nmi(vcpu: &mut Vcpu) {
+    let info = InterruptionInfo::from_raw(get(Field::VM_EXIT_INTERRUPTION_INFO) as u32);
+    if info.is_nmi() {
+        RENDEZVOUS.on_nmi(vcpu.cpu.index, true);
+        entry::make_look_again(vcpu.cpu);
+        // One NMI at most waits while NMIs are blocked; a kick and a guest's NMI
+        // would then arrive as one. So they are blocked no longer than need be.
+        unblock_nmis();
+        return;
+    }
+    let original = interrupted_delivery();
+    undo_iret(ExitKind::Exception(info.raw()));
+    if let Some(stop) = debug::claims_exception(vcpu, info) {
+        if let Some(event) = original {
+            vcpu.inject(event);
+        }
+        return vcpu.stop(stop);
+    }
+    let length = get(Field::VM_EXIT_INSTRUCTION_LENGTH) as u32;
+    let exception = Event {
+        info: info.for_entry().raw(),
+        error_code: get(Field::VM_EXIT_INTERRUPTION_ERROR_CODE) as u32,
+        instruction_length: length,
+    };
+    vcpu.fault_during(original, exception);
+}
+
+/// Exit reason 8: the guest can take an NMI now.
+pub fn nmi_window(vcpu: &mut Vcpu) {
+    vcpu.control(PrimaryControls::NMI_WINDOW_EXITING, false);
+    entry::make_look_again(vcpu.cpu);
+}
+
+/// Exit reason 9.
+pub fn task_switch(vcpu: &mut Vcpu) {
+    vcpu.stop(StopKind::UnknownExit(9));
+}

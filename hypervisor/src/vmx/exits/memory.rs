@@ -1,0 +1,69 @@
+//! EPT violations: the guest touched the hypervisor's memory, or an address that
+//! nothing is mapped at yet.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use gdb_stub::StopKind;
+use stillpoint_core::addr::Gpa;
+use stillpoint_core::events::{Event, ExitKind};
+use vmcs_inspect::{ExitReason, Field, PrimaryControls};
+
+use super::interrupts;
+use crate::log::{self, log};
+use crate::vmx::ept;
+use crate::vmx::instructions::get;
+use crate::vmx::vcpu::Vcpu;
+
+/// Exit qualification of an EPT violation: a data write.
+const WRITE: u64 = 1 << 1;
+
+/// Exit reason 48.
+pub fn ept_violation(vcpu: &mut Vcpu) {
+    let gpa = get(Field::GUEST_PHYSICAL_ADDRESS);
+    let qualification = get(Field::EXIT_QUALIFICATION);
+    interrupts::undo_iret(ExitKind::EptViolation(qualification));
+    let original = interrupts::interrupted_delivery();
+    if !ept::is_hypervisors(gpa) {
+        if let Some(event) = original {
+            vcpu.inject(event);
+        }
+        return match ept::map_on_demand(Gpa::new(gpa)) {
+            Ok(()) => {}
+            Err(error) => {
+                log!("nothing can be mapped at guest-physical {gpa:#x}: {error:?}");
+                vcpu.stop(StopKind::UnknownExit(ExitReason::EptViolation.raw()));
+            }
+        };
+    }
+    let counter = if qualification & WRITE != 0 {
+        log::event(log::Event::RangeWrite, gpa);
+        &vcpu.cpu.range_writes
+    } else {
+        log::event(log::Event::RangeRead, gpa);
+        &vcpu.cpu.range_reads
+    };
+    counter.store(counter.load(Relaxed) + 1, Relaxed);
+    if qualification & WRITE != 0 {
+        vcpu.fault_during(original, Event::exception(13, Some(0)));
+        return;
+    }
+    if let Some(event) = original {
+        vcpu.inject(event);
+    }
+    // The instruction runs once more, in a view where the range is zeros, and
+    // traps behind it. The other CPUs keep the ordinary view meanwhile.
+    vcpu.zero_view = true;
+    ept::use_zero_view();
+    vcpu.control(PrimaryControls::MONITOR_TRAP_FLAG, true);
+}
+
+/// Exit reason 37, when the debugger is not stepping: the read is done.
+pub fn end_of_zero_view(vcpu: &mut Vcpu) {
+    if vcpu.zero_view {
+        vcpu.zero_view = false;
+        ept::use_guest_view();
+    }
+    if !vcpu.stepping {
+        vcpu.control(PrimaryControls::MONITOR_TRAP_FLAG, false);
+    }
+}

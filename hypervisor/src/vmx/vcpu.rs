@@ -1,0 +1,355 @@
+//! One CPU's guest: the run loop, and what happens between an exit and the next
+//! entry whatever the exit was.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
+
+use gdb_stub::{StopKind, StopReason};
+use stillpoint_core::cpu_state::{self, GuestReset, ResetInput, StartAction, StartState};
+use stillpoint_core::events::{self, Event, Merged, NmiAction, NmiState};
+use stillpoint_core::registers::{Gpr, Gprs};
+use stillpoint_core::vmcs_plan::ControlValues;
+use stillpoint_quiesce::Waiter;
+use vmcs_inspect::{ActivityState, Field, GuestInterruptibility, PinBasedControls, PrimaryControls, VmcsSnapshot};
+
+use super::entry::{self, GuestRegisters, Run};
+use super::instructions::{Current, get, set};
+use super::{ept, exits, state};
+use crate::cpu::percpu::PerCpu;
+use crate::debug::{self, remote};
+use crate::{RENDEZVOUS, clock};
+
+/// The guest of one CPU. Owned by that CPU's run loop.
+pub struct Vcpu {
+    /// The CPU that it runs on.
+    pub cpu: &'static PerCpu,
+    /// The registers that the VMCS does not hold.
+    pub registers: GuestRegisters,
+    /// The controls that the VMCS was set up with.
+    pub controls: ControlValues,
+    /// Does it wait for a SIPI?
+    pub start_state: StartState,
+    /// The next entry's guest executes one instruction with the hypervisor's range
+    /// readable as zeros.
+    pub zero_view: bool,
+    /// The debugger steps this CPU: events are held.
+    pub stepping: bool,
+    /// DR0 to DR3 and DR7 as the guest believes them, while the debugger uses the
+    /// registers.
+    pub guest_debug: Option<debug::registers::GuestDebug>,
+    launched: bool,
+}
+
+/// What can be seen of a CPU that is parked and cannot be asked.
+pub struct Published {
+    snapshot: UnsafeCell<VmcsSnapshot>,
+    gprs: UnsafeCell<Gprs>,
+}
+
+// SAFETY: written by its own CPU before it parks (and before a stop could read
+// it), read by the owner of a stop while the CPU is parked and does not serve.
+unsafe impl Sync for Published {}
+
+impl Published {
+    fn publish(&self, gprs: &Gprs) {
+        // SAFETY: this CPU is not parked yet, so nobody reads.
+        unsafe {
+            let _no_vmcs = (*self.snapshot.get()).capture(&mut Current);
+            *self.gprs.get() = *gprs;
+        }
+    }
+
+    /// The VMCS when the CPU parked. The caller holds the machine, and the CPU is
+    /// parked.
+    pub fn vmcs(&self) -> &VmcsSnapshot {
+        // SAFETY: see the impl of Sync.
+        unsafe { &*self.snapshot.get() }
+    }
+
+    /// The general-purpose registers when the CPU parked.
+    pub fn gprs(&self) -> &Gprs {
+        // SAFETY: see the impl of Sync.
+        unsafe { &*self.gprs.get() }
+    }
+}
+
+impl Vcpu {
+    /// A guest that has no state yet.
+    pub fn new(cpu: &'static PerCpu, controls: ControlValues) -> Self {
+        Self {
+            cpu,
+            registers: GuestRegisters {
+                xmm: [[0; 16]; 16],
+                gprs: Gprs::default(),
+                mxcsr: 0x1f80,
+            },
+            controls,
+            start_state: StartState::WaitForSipi,
+            zero_view: false,
+            stepping: false,
+            guest_debug: None,
+            launched: false,
+        }
+    }
+
+    /// Loads a state: at boot, and after INIT.
+    pub fn load(&mut self, reset: &GuestReset) {
+        for &(field, value) in &reset.fields {
+            set(field, value);
+        }
+        self.registers.gprs = reset.gprs;
+        // SAFETY: CR2 and the debug registers are the guest's in VMX root
+        // operation too; the hypervisor sets none of its own.
+        unsafe {
+            core::arch::asm!("mov cr2, {}", in(reg) reset.cr2, options(nomem, nostack));
+        }
+        debug::registers::reset(reset.dr6);
+    }
+
+    /// What the states after INIT and at the boot sector depend on.
+    pub fn reset_input() -> ResetInput {
+        ResetInput {
+            fixed: state::fixed_bits(),
+            signature: state::cpuid(1, 0).eax,
+            cr0: 0x10,
+        }
+    }
+
+    /// Runs the guest for ever.
+    pub fn run(mut self) -> ! {
+        self.cpu.vcpu.store(&raw mut self, Ordering::Release);
+        self.arm_timer();
+        entry::make_look_again(self.cpu);
+        loop {
+            self.run_once();
+        }
+    }
+
+    /// One entry, and the handling of the exit that follows. False if it never
+    /// came to the entry.
+    pub fn run_once(&mut self) -> bool {
+        if self.cpu.pending.load(Ordering::Relaxed) != 0 {
+            self.look();
+        }
+        match entry::run(&mut self.registers, self.launched) {
+            Run::Exit => {
+                self.launched = true;
+                exits::handle(self);
+                true
+            }
+            Run::LookAgain => false,
+            Run::Failed(failure) => {
+                debug::entry_failed(self, Some(failure));
+                false
+            }
+        }
+    }
+
+    /// Acts on whatever came up since the last look. NMIs that come during it set
+    /// the flag again, and the entry sequence sees that.
+    fn look(&mut self) {
+        self.cpu.pending.store(0, Ordering::SeqCst);
+        RENDEZVOUS.look(self.cpu.index, self);
+        ept::catch_up(self.cpu);
+        self.deliver_nmis();
+    }
+
+    fn deliver_nmis(&mut self) {
+        let me = self.cpu.index;
+        let interruptibility = interruptibility();
+        let blocked = interruptibility.contains(GuestInterruptibility::BLOCKING_BY_NMI);
+        let owed = RENDEZVOUS.settle(me, blocked);
+        let activity = get(Field::GUEST_ACTIVITY_STATE) as u32;
+        let state = NmiState {
+            owed,
+            interruptibility,
+            injecting: get(Field::VM_ENTRY_INTERRUPTION_INFO) >> 31 != 0,
+            stepping: self.stepping,
+            in_pal: false,
+            can_take: activity <= ActivityState::Hlt.raw(),
+        };
+        let window = match events::owed_nmi(&state) {
+            NmiAction::Nothing | NmiAction::Hold => false,
+            NmiAction::OpenWindow => true,
+            NmiAction::Inject { window } => {
+                if RENDEZVOUS.inject(me).is_some() {
+                    self.inject(Event::nmi());
+                }
+                window
+            }
+        };
+        self.control(PrimaryControls::NMI_WINDOW_EXITING, window);
+    }
+
+    /// Sets or clears one of the primary processor-based controls.
+    pub fn control(&mut self, bit: PrimaryControls, on: bool) {
+        let bit = u64::from(bit.bits());
+        let old = get(Field::PRIMARY_PROCESSOR_BASED_CONTROLS);
+        let new = if on { old | bit } else { old & !bit };
+        if new != old {
+            set(Field::PRIMARY_PROCESSOR_BASED_CONTROLS, new);
+        }
+    }
+
+    /// The next entry delivers this event.
+    pub fn inject(&mut self, event: Event) {
+        debug_assert!(
+            !event.is_nmi() || !interruptibility().contains(GuestInterruptibility::BLOCKING_BY_NMI)
+        );
+        set(Field::VM_ENTRY_INTERRUPTION_INFO, u64::from(event.info));
+        set(Field::VM_ENTRY_EXCEPTION_ERROR_CODE, u64::from(event.error_code));
+        set(
+            Field::VM_ENTRY_INSTRUCTION_LENGTH,
+            u64::from(event.instruction_length),
+        );
+    }
+
+    /// The instruction that exited faults instead.
+    pub fn fault(&mut self, vector: u8, error_code: Option<u32>) {
+        self.fault_during(None, Event::exception(vector, error_code));
+    }
+
+    /// An exception, possibly while `original` was being delivered.
+    pub fn fault_during(&mut self, original: Option<Event>, exception: Event) {
+        match events::merge(original, exception) {
+            Merged::Deliver(event) => self.inject(event),
+            Merged::TripleFault => exits::triple_fault(self),
+        }
+    }
+
+    /// #GP(0)
+    pub fn general_protection(&mut self) {
+        self.fault(13, Some(0));
+    }
+
+    /// #UD
+    pub fn invalid_opcode(&mut self) {
+        self.fault(6, None);
+    }
+
+    /// Goes on behind the instruction that exited, which the hypervisor has
+    /// executed: its shadows end, and a trap that single-stepping owes is pending.
+    pub fn skip_instruction(&mut self) {
+        let rip = get(Field::GUEST_RIP);
+        let mut next = rip.wrapping_add(get(Field::VM_EXIT_INSTRUCTION_LENGTH));
+        // Only 64-bit code runs past 4 GiB.
+        if (rip ^ next) >> 32 != 0 && !self.in_64_bit_code() {
+            next &= 0xffff_ffff;
+        }
+        set(Field::GUEST_RIP, next);
+        self.end_shadows();
+        const TF: u64 = 1 << 8;
+        if get(Field::GUEST_RFLAGS) & TF != 0 {
+            const BTF: u64 = 1 << 1;
+            const BS: u64 = 1 << 14;
+            if get(Field::GUEST_IA32_DEBUGCTL) & BTF == 0 {
+                let pending = get(Field::GUEST_PENDING_DEBUG_EXCEPTIONS);
+                set(Field::GUEST_PENDING_DEBUG_EXCEPTIONS, pending | BS);
+            }
+        }
+    }
+
+    /// Blocking by STI and by MOV SS last for one instruction.
+    pub fn end_shadows(&mut self) {
+        let interruptibility = get(Field::GUEST_INTERRUPTIBILITY);
+        if interruptibility & 3 != 0 {
+            set(Field::GUEST_INTERRUPTIBILITY, interruptibility & !3);
+        }
+    }
+
+    /// CS.L of the guest, in IA-32e mode.
+    pub fn in_64_bit_code(&self) -> bool {
+        get(Field::GUEST_CS_ACCESS_RIGHTS) & (1 << 13) != 0
+            && get(Field::GUEST_IA32_EFER) & (1 << 10) != 0
+    }
+
+    /// The guest's privilege level.
+    pub fn cpl(&self) -> u8 {
+        (get(Field::GUEST_SS_ACCESS_RIGHTS) >> 5 & 3) as u8
+    }
+
+    /// A general-purpose register, RSP included.
+    pub fn gpr(&self, register: Gpr) -> u64 {
+        match register {
+            Gpr::Rsp => get(Field::GUEST_RSP),
+            other => self.registers.gprs[other],
+        }
+    }
+
+    /// Sets a general-purpose register, RSP included.
+    pub fn set_gpr(&mut self, register: Gpr, value: u64) {
+        match register {
+            Gpr::Rsp => set(Field::GUEST_RSP, value),
+            other => self.registers.gprs[other] = value,
+        }
+    }
+
+    /// Starts the VMX-preemption timer anew, if this CPU polls the debugger's port.
+    pub fn arm_timer(&mut self) {
+        if self
+            .controls
+            .pin_based
+            .contains(PinBasedControls::ACTIVATE_VMX_PREEMPTION_TIMER)
+        {
+            // IA32_VMX_MISC[4:0]: the timer counts down when that bit of the TSC changes.
+            let shift = state::capabilities().misc & 0x1f;
+            let ticks = (clock::ticks_per_ms() >> shift).clamp(1, u64::from(u32::MAX));
+            set(Field::GUEST_PREEMPTION_TIMER_VALUE, ticks);
+        }
+    }
+
+    /// INIT, SIPI or triple fault.
+    pub fn start_action(&mut self, action: StartAction) {
+        match action {
+            StartAction::Park => {
+                let input = ResetInput {
+                    cr0: get(Field::GUEST_CR0),
+                    ..Self::reset_input()
+                };
+                self.load(&cpu_state::after_init(&input));
+                self.park();
+            }
+            StartAction::Start(vector) => {
+                self.start_state = StartState::Running;
+                RENDEZVOUS.unpark(self.cpu.index);
+                for (field, value) in cpu_state::sipi_fields(vector) {
+                    set(field, value);
+                }
+                entry::make_look_again(self.cpu);
+            }
+            StartAction::ResetMachine => crate::reset::reset_machine(),
+            StartAction::Ignore => {}
+        }
+    }
+
+    /// The guest's state is wait-for-SIPI: this CPU counts as stopped from the
+    /// next look on, and looks before it runs anything else.
+    pub fn park(&mut self) {
+        self.start_state = StartState::WaitForSipi;
+        self.cpu.published.publish(&self.registers.gprs);
+        RENDEZVOUS.park(self.cpu.index);
+        entry::make_look_again(self.cpu);
+    }
+
+    /// Stops the machine for the debugger, on this CPU.
+    pub fn stop(&mut self, kind: StopKind) {
+        let cpu = gdb_stub::CpuIndex(self.cpu.index as u16);
+        debug::stop(self, StopReason { cpu, kind });
+    }
+}
+
+/// While another CPU holds the machine, this one does what it asks.
+impl Waiter for Vcpu {
+    fn joined(&mut self) {}
+
+    fn wait(&mut self) {
+        let cpu = self.cpu;
+        remote::serve(&cpu.work, self);
+        core::hint::spin_loop();
+    }
+}
+
+/// The guest's interruptibility state.
+pub fn interruptibility() -> GuestInterruptibility {
+    GuestInterruptibility::from_bits_retain(get(Field::GUEST_INTERRUPTIBILITY) as u32)
+}
