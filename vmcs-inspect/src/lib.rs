@@ -9,6 +9,7 @@
 mod access;
 mod bits;
 mod capabilities;
+pub mod check;
 mod controls;
 mod exit_reason;
 #[cfg(any(test, feature = "fake"))]
@@ -24,6 +25,7 @@ mod snapshot;
 
 pub use access::{VmcsAccess, VmcsError};
 pub use capabilities::{AllowedSettings, Capabilities, CpuidFacts, msr};
+pub use check::{Rule, Section, Violation, check};
 pub use controls::{
     EntryControls, ExitControls, PinBasedControls, PrimaryControls, SecondaryControls,
     SecondaryExitControls, TertiaryControls,

@@ -13,6 +13,8 @@ pub struct NmiLedger {
     pub owed: u32,
     /// Kicks sent to this CPU whose NMIs have not been seen yet.
     pub kicks_outstanding: u32,
+    /// NMIs that merged into one already owed, as the processor would have merged them.
+    pub merged: u64,
     /// The quiesce generation that this CPU acknowledged last.
     pub quiesce_generation: u64,
 }
@@ -36,7 +38,7 @@ pub trait VmcsHost {
     ) -> Result<(), VmcsError>;
 
     /// What the hypervisor keeps about the NMIs of `cpu`.
-    fn ledger(&self, cpu: usize) -> NmiLedger;
+    fn ledger(&mut self, cpu: usize) -> NmiLedger;
 
     /// What the processor's VMX can do.
     fn capabilities(&self) -> Capabilities;
