@@ -95,7 +95,13 @@ const fn entry(
     kind: Kind,
     source: Source,
 ) -> RegisterInfo {
-    RegisterInfo { name, size, feature, kind, source }
+    RegisterInfo {
+        name,
+        size,
+        feature,
+        kind,
+        source,
+    }
 }
 
 const fn general(name: &'static str, n: u8) -> RegisterInfo {
@@ -247,6 +253,7 @@ impl Arch for X86_64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoreRegisters {
     bytes: [u8; Self::SIZE],
+    available: bool,
 }
 
 impl CoreRegisters {
@@ -266,14 +273,27 @@ impl CoreRegisters {
                 break;
             }
         }
-        Self { bytes }
+        Self {
+            bytes,
+            available: true,
+        }
+    }
+
+    /// The registers of a CPU that has none to show.
+    pub fn unavailable() -> Self {
+        Self {
+            bytes: [0; Self::SIZE],
+            available: false,
+        }
     }
 
     /// Puts the part that a `G` packet carries into `registers`.
     pub fn apply(&self, registers: &mut Registers) {
         let mut rest = &self.bytes[..];
         for info in &REGISTERS[..CORE_REGISTERS] {
-            let Some((value, tail)) = rest.split_at_checked(info.size) else { break };
+            let Some((value, tail)) = rest.split_at_checked(info.size) else {
+                break;
+            };
             write(registers, info.source, value);
             rest = tail;
         }
@@ -282,7 +302,10 @@ impl CoreRegisters {
 
 impl Default for CoreRegisters {
     fn default() -> Self {
-        Self { bytes: [0; Self::SIZE] }
+        Self {
+            bytes: [0; Self::SIZE],
+            available: true,
+        }
     }
 }
 
@@ -295,7 +318,7 @@ impl gdbstub::arch::Registers for CoreRegisters {
 
     fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
         for byte in self.bytes {
-            write_byte(Some(byte));
+            write_byte(self.available.then_some(byte));
         }
     }
 
@@ -361,7 +384,11 @@ pub fn write(registers: &mut Registers, source: Source, value: &[u8]) -> bool {
 
 /// Up to eight bytes as a little-endian number.
 pub fn le_u64(bytes: &[u8]) -> u64 {
-    bytes.iter().take(8).rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+    bytes
+        .iter()
+        .take(8)
+        .rev()
+        .fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 /// Declares a reader and a writer of the n-th of some fields of [`Registers`]. A
@@ -403,7 +430,10 @@ mod tests {
 
     /// Registers of which every byte that a number reaches differs from the others'.
     fn distinct() -> Registers {
-        let mut registers = Registers { rip: 0x1122_3344_5566_7788, ..Registers::default() };
+        let mut registers = Registers {
+            rip: 0x1122_3344_5566_7788,
+            ..Registers::default()
+        };
         for (number, info) in REGISTERS.iter().enumerate() {
             let value: Vec<u8> = (0..16).map(|n| (number * 16 + n) as u8 | 1).collect();
             write(&mut registers, info.source, &value[..info.size]);
@@ -428,7 +458,13 @@ mod tests {
                 let mut seen = [0; MAX_REGISTER_SIZE];
                 let in_registers = read(&registers, other.source, &mut seen);
                 let expected = in_registers && other.source == info.source;
-                assert_eq!(seen[..width] == value[..width], expected, "{} {}", info.name, other.name);
+                assert_eq!(
+                    seen[..width] == value[..width],
+                    expected,
+                    "{} {}",
+                    info.name,
+                    other.name
+                );
             }
         }
     }
@@ -436,10 +472,17 @@ mod tests {
     #[test]
     fn names_are_unique_and_g_is_the_general_part() {
         for (n, info) in REGISTERS.iter().enumerate() {
-            assert!(REGISTERS[..n].iter().all(|earlier| earlier.name != info.name));
+            assert!(
+                REGISTERS[..n]
+                    .iter()
+                    .all(|earlier| earlier.name != info.name)
+            );
             assert!(info.size <= MAX_REGISTER_SIZE);
         }
-        let size: usize = REGISTERS[..CORE_REGISTERS].iter().map(|info| info.size).sum();
+        let size: usize = REGISTERS[..CORE_REGISTERS]
+            .iter()
+            .map(|info| info.size)
+            .sum();
         assert_eq!(size, CoreRegisters::SIZE);
         assert_eq!(REGISTERS[CORE_REGISTERS - 1].name, "gs");
     }
@@ -452,12 +495,21 @@ mod tests {
         core.gdb_serialize(|byte| wire.push(byte.unwrap()));
         assert_eq!(wire[..8], registers.rax.to_le_bytes());
         assert_eq!(wire[7 * 8..8 * 8], registers.rsp.to_le_bytes());
-        assert_eq!(wire[17 * 8..17 * 8 + 4], (registers.rflags as u32).to_le_bytes());
-        assert_eq!(wire[wire.len() - 4..], u32::from(registers.gs.selector).to_le_bytes());
+        assert_eq!(
+            wire[17 * 8..17 * 8 + 4],
+            (registers.rflags as u32).to_le_bytes()
+        );
+        assert_eq!(
+            wire[wire.len() - 4..],
+            u32::from(registers.gs.selector).to_le_bytes()
+        );
 
         let mut parsed = CoreRegisters::default();
         parsed.gdb_deserialize(&wire).unwrap();
-        let mut copy = Registers { cs: registers.cs, ..Registers::default() };
+        let mut copy = Registers {
+            cs: registers.cs,
+            ..Registers::default()
+        };
         parsed.apply(&mut copy);
         assert_eq!(CoreRegisters::capture(&copy), core);
         assert!(parsed.gdb_deserialize(&wire[1..]).is_err());
@@ -467,7 +519,10 @@ mod tests {
     fn rip_is_linear_where_cs_has_a_base() {
         let mut registers = Registers {
             rip: 0x7c00,
-            cs: Segment { selector: 0xf000, base: 0xf_0000 },
+            cs: Segment {
+                selector: 0xf000,
+                base: 0xf_0000,
+            },
             ..Registers::default()
         };
         let mut value = [0; MAX_REGISTER_SIZE];

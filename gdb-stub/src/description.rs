@@ -10,7 +10,10 @@
 
 use core::fmt::{self, Write};
 
+use crate::activity::write_activity;
 use crate::arch::{Feature, Kind, REGISTERS};
+use crate::machine::{CpuIndex, Machine};
+use crate::target::{stopped_first, thread_id};
 
 /// A writer that keeps the bytes from `offset` on, as many as its buffer holds.
 pub struct Window<'a> {
@@ -23,7 +26,12 @@ pub struct Window<'a> {
 impl<'a> Window<'a> {
     /// Keeps what is written from byte `offset` on.
     pub fn new(offset: usize, buffer: &'a mut [u8]) -> Self {
-        Self { skip: offset, buffer, length: 0, overflowed: false }
+        Self {
+            skip: offset,
+            buffer,
+            length: 0,
+            overflowed: false,
+        }
     }
 
     /// How many bytes were kept.
@@ -134,6 +142,42 @@ fn write_feature_start(feature: Feature, out: &mut dyn Write) -> fmt::Result {
     }
 }
 
+/// Prints the list of CPUs as threads, with a name and what each was doing.
+pub fn write_threads_xml<M: Machine>(
+    machine: &M,
+    stopped: CpuIndex,
+    out: &mut dyn Write,
+) -> fmt::Result {
+    out.write_str("<?xml version=\"1.0\"?><threads>")?;
+    for cpu in stopped_first(stopped, machine.cpu_count()) {
+        let id = thread_id(cpu);
+        write!(
+            out,
+            "<thread id=\"{id:x}\" core=\"{cpu}\" name=\"cpu{cpu}\">"
+        )?;
+        write_activity(machine, cpu, &mut Escaped(out))?;
+        out.write_str("</thread>")?;
+    }
+    out.write_str("</threads>")
+}
+
+/// Text between tags: symbols of the hypervisor's may have `<` in them.
+struct Escaped<'a>(&'a mut dyn Write);
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            match character {
+                '<' => self.0.write_str("&lt;")?,
+                '>' => self.0.write_str("&gt;")?,
+                '&' => self.0.write_str("&amp;")?,
+                other => self.0.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::string::String;
@@ -153,10 +197,23 @@ mod tests {
         for register in &REGISTERS {
             let start = rest.find("<reg name=\"").unwrap() + "<reg name=\"".len();
             rest = &rest[start..];
-            assert!(rest.starts_with(&std::format!("{}\"", register.name)), "{rest}");
+            assert!(
+                rest.starts_with(&std::format!("{}\"", register.name)),
+                "{rest}"
+            );
         }
         assert!(!rest.contains("<reg "));
-        assert_eq!(xml.matches("<feature").count(), xml.matches("</feature>").count());
+        assert_eq!(
+            xml.matches("<feature").count(),
+            xml.matches("</feature>").count()
+        );
+    }
+
+    #[test]
+    fn text_between_tags_is_escaped() {
+        let mut text = String::new();
+        Escaped(&mut text).write_str("<T as U>::f & g").unwrap();
+        assert_eq!(text, "&lt;T as U&gt;::f &amp; g");
     }
 
     #[test]

@@ -52,7 +52,12 @@ pub struct Framer {
 impl Framer {
     /// A framer between packets.
     pub const fn new() -> Self {
-        Self { state: State::Idle, sum: 0, length: 0, buffer: [0; PACKET_SIZE] }
+        Self {
+            state: State::Idle,
+            sum: 0,
+            length: 0,
+            buffer: [0; PACKET_SIZE],
+        }
     }
 
     /// Takes the next byte.
@@ -135,7 +140,9 @@ impl Framer {
 
 /// The value of a hexadecimal digit.
 pub fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
 }
 
 #[cfg(test)]
@@ -151,7 +158,11 @@ mod tests {
     fn events(framer: &mut Framer, bytes: &[u8]) -> Vec<(Event, Vec<u8>)> {
         bytes
             .iter()
-            .filter_map(|&byte| framer.push(byte).map(|event| (event, framer.packet().to_vec())))
+            .filter_map(|&byte| {
+                framer
+                    .push(byte)
+                    .map(|event| (event, framer.packet().to_vec()))
+            })
             .collect()
     }
 
@@ -164,23 +175,36 @@ mod tests {
     fn a_packet_comes_through_the_noise_around_it() {
         let mut framer = Framer::new();
         let line = format!("noise#7f{}x", packet("g"));
-        assert_eq!(events(&mut framer, line.as_bytes()), [(Event::Packet, b"g".to_vec())]);
+        assert_eq!(
+            events(&mut framer, line.as_bytes()),
+            [(Event::Packet, b"g".to_vec())]
+        );
     }
 
     #[test]
     fn a_packet_cut_short_gives_way_to_the_next() {
         let mut framer = Framer::new();
         let line = format!("$m1000,4{}", packet("?"));
-        assert_eq!(events(&mut framer, line.as_bytes()), [(Event::Packet, b"?".to_vec())]);
+        assert_eq!(
+            events(&mut framer, line.as_bytes()),
+            [(Event::Packet, b"?".to_vec())]
+        );
         let line = format!("$m1000,40#3{}", packet("?"));
-        assert_eq!(events(&mut framer, line.as_bytes()), [(Event::Packet, b"?".to_vec())]);
+        assert_eq!(
+            events(&mut framer, line.as_bytes()),
+            [(Event::Packet, b"?".to_vec())]
+        );
     }
 
     #[test]
     fn a_wrong_sum_is_damage_and_not_a_packet() {
         let mut framer = Framer::new();
         for line in ["$g#68", "$g#6x", "$g#xx"] {
-            assert_eq!(events(&mut framer, line.as_bytes())[0].0, Event::Damaged, "{line}");
+            assert_eq!(
+                events(&mut framer, line.as_bytes())[0].0,
+                Event::Damaged,
+                "{line}"
+            );
             assert!(!framer.in_packet());
         }
     }
@@ -188,8 +212,14 @@ mod tests {
     #[test]
     fn control_bytes_count_between_packets_only() {
         let mut framer = Framer::new();
-        let kinds: Vec<_> = events(&mut framer, b"+-\x03").into_iter().map(|e| e.0).collect();
-        assert_eq!(kinds, [Event::Acknowledged, Event::Refused, Event::Interrupt]);
+        let kinds: Vec<_> = events(&mut framer, b"+-\x03")
+            .into_iter()
+            .map(|e| e.0)
+            .collect();
+        assert_eq!(
+            kinds,
+            [Event::Acknowledged, Event::Refused, Event::Interrupt]
+        );
         let binary = packet("X0,3:+-\x03");
         assert_eq!(events(&mut framer, binary.as_bytes()).len(), 1);
     }
@@ -202,7 +232,10 @@ mod tests {
         assert_eq!(seen, [(Event::Packet, largest.clone().into_bytes())]);
         let seen = events(&mut framer, packet(&(largest + "a")).as_bytes());
         assert_eq!(seen[0].0, Event::Damaged);
-        assert_eq!(events(&mut framer, packet("?").as_bytes())[0].0, Event::Packet);
+        assert_eq!(
+            events(&mut framer, packet("?").as_bytes())[0].0,
+            Event::Packet
+        );
     }
 
     proptest! {

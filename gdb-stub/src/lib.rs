@@ -8,12 +8,23 @@
 #[cfg(test)]
 extern crate std;
 
+mod activity;
 mod arch;
+mod breakpoints;
 mod description;
+mod exchange;
 mod framer;
 mod line;
 pub mod machine;
+mod memory;
+mod monitor;
 pub mod registers;
+mod requests;
+mod session;
+mod stepping;
+mod stop_reply;
+mod target;
 
 pub use machine::{CpuIndex, Machine, SerialPort, StopKind, StopReason};
 pub use registers::Registers;
+pub use session::{Int3Owner, Poll, Resume, Session};

@@ -48,16 +48,44 @@ impl Backlog {
     }
 }
 
+/// The packet being written, and then the last one sent.
+struct Answer {
+    bytes: [u8; PACKET_SIZE],
+    length: usize,
+    /// Whether the packet has outgrown the buffer.
+    overflowed: bool,
+}
+
+impl Answer {
+    fn set(&mut self, bytes: &[u8]) {
+        self.length = 0;
+        self.overflowed = false;
+        for &byte in bytes {
+            self.put(byte);
+        }
+    }
+
+    fn put(&mut self, byte: u8) {
+        match self.bytes.get_mut(self.length) {
+            Some(slot) => {
+                *slot = byte;
+                self.length += 1;
+            }
+            None => self.overflowed = true,
+        }
+    }
+
+    fn packet(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or(&[])
+    }
+}
+
 /// A serial port with GDB's framing on both directions.
 pub struct Line<S> {
     port: S,
     backlog: Backlog,
     framer: Framer,
-    /// The packet being written, and then the last one sent.
-    reply: [u8; PACKET_SIZE],
-    reply_length: usize,
-    /// Whether the packet being written has outgrown the buffer.
-    reply_overflowed: bool,
+    answer: Answer,
     /// Cleared by `QStartNoAckMode`.
     acknowledges: bool,
     /// Packets sent that the client has yet to acknowledge.
@@ -69,11 +97,17 @@ impl<S: SerialPort> Line<S> {
     pub const fn new(port: S) -> Self {
         Self {
             port,
-            backlog: Backlog { bytes: [0; BACKLOG], start: 0, length: 0 },
+            backlog: Backlog {
+                bytes: [0; BACKLOG],
+                start: 0,
+                length: 0,
+            },
             framer: Framer::new(),
-            reply: [0; PACKET_SIZE],
-            reply_length: 0,
-            reply_overflowed: false,
+            answer: Answer {
+                bytes: [0; PACKET_SIZE],
+                length: 0,
+                overflowed: false,
+            },
             acknowledges: true,
             unacknowledged: 0,
         }
@@ -107,11 +141,33 @@ impl<S: SerialPort> Line<S> {
         due
     }
 
-    /// Forgets the client: packets are acknowledged again, and half a packet that
-    /// it left behind is dropped.
-    pub fn forget_client(&mut self) {
-        self.acknowledges = true;
-        self.unacknowledged = 0;
+    /// Whether a Ctrl-C or a packet is waiting; what else came in is dealt with.
+    pub fn wants_attention(&mut self) -> bool {
+        self.drain();
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'$' | 0x03 => return true,
+                b'+' => self.unacknowledged = self.unacknowledged.saturating_sub(1),
+                b'-' if self.acknowledges => self.retransmit(),
+                _ => {}
+            }
+            self.skip();
+        }
+        false
+    }
+
+    /// Takes a Ctrl-C, if that is what is waiting.
+    pub fn take_interrupt(&mut self) -> bool {
+        let taken = self.wants_attention() && self.peek() == Some(0x03);
+        if taken {
+            self.skip();
+        }
+        taken
+    }
+
+    /// Microseconds by the port's clock.
+    pub fn now_us(&mut self) -> u64 {
+        self.port.now_us()
     }
 
     /// Whether a packet has begun to come in.
@@ -132,6 +188,12 @@ impl<S: SerialPort> Line<S> {
         while let Some(byte) = self.backlog.pop() {
             match self.framer.push(byte) {
                 Some(Event::Packet) => {
+                    if self.framer.packet().starts_with(b"qSupported") {
+                        // The first word of a client that expects acknowledgements,
+                        // whatever the last one had agreed on.
+                        self.acknowledges = true;
+                        self.unacknowledged = 0;
+                    }
                     if self.acknowledges {
                         self.transmit(b"+");
                     }
@@ -162,19 +224,42 @@ impl<S: SerialPort> Line<S> {
     /// A writer of one packet.
     pub fn reply(&mut self) -> Reply<'_, S> {
         self.await_acknowledgement();
-        self.reply_length = 0;
-        self.reply_overflowed = false;
-        self.put(b'$');
+        self.answer.set(b"$");
         Reply { line: self }
     }
 
-    fn put(&mut self, byte: u8) {
-        match self.reply.get_mut(self.reply_length) {
-            Some(slot) => {
-                *slot = byte;
-                self.reply_length += 1;
-            }
-            None => self.reply_overflowed = true,
+    /// Sends one packet with this body.
+    pub fn reply_with(&mut self, body: &str) {
+        let mut reply = self.reply();
+        reply.text(body);
+        reply.send();
+    }
+
+    /// Sends an error reply.
+    pub fn reply_error(&mut self, number: u8) {
+        let mut reply = self.reply();
+        reply.text("E");
+        reply.hex(number);
+        reply.send();
+    }
+
+    /// The packet that came last, and where gdbstub may write its answer to it.
+    pub fn stub_exchange(&mut self) -> (&[u8], StubReply<'_>) {
+        self.await_acknowledgement();
+        self.answer.set(&[]);
+        (
+            self.framer.packet(),
+            StubReply {
+                answer: &mut self.answer,
+                started: false,
+            },
+        )
+    }
+
+    /// Sends what gdbstub left in its [`StubReply`], if it left anything.
+    pub fn send_stub_reply(&mut self) {
+        if self.answer.length > 0 {
+            self.send_answer();
         }
     }
 
@@ -203,22 +288,7 @@ impl<S: SerialPort> Line<S> {
         self.unacknowledged = 0;
     }
 
-    /// Sends what gdbstub left in a [`StubReply`], if it left anything.
-    pub fn send_stub_reply(&mut self) {
-        if self.reply_length > 0 {
-            self.send_reply();
-        }
-    }
-
-    fn replace_reply(&mut self, packet: &[u8]) {
-        self.reply_length = 0;
-        self.reply_overflowed = false;
-        for &byte in packet {
-            self.put(byte);
-        }
-    }
-
-    fn send_reply(&mut self) {
+    fn send_answer(&mut self) {
         if self.acknowledges {
             self.unacknowledged = 1;
         }
@@ -227,7 +297,7 @@ impl<S: SerialPort> Line<S> {
 
     fn retransmit(&mut self) {
         let mut at = 0;
-        while let Some(&byte) = self.reply[..self.reply_length].get(at) {
+        while let Some(&byte) = self.answer.packet().get(at) {
             if !self.transmit_byte(byte) {
                 break;
             }
@@ -264,30 +334,24 @@ impl<S: SerialPort> Line<S> {
 ///
 /// It is held back until gdbstub has returned without an error. The `+` that gdbstub
 /// puts before it is dropped: the line has acknowledged the packet already.
-pub struct StubReply<'a, S> {
-    line: &'a mut Line<S>,
+pub struct StubReply<'a> {
+    answer: &'a mut Answer,
     started: bool,
 }
 
-impl<'a, S: SerialPort> StubReply<'a, S> {
-    /// Prepares for an answer.
-    pub fn new(line: &'a mut Line<S>) -> Self {
-        line.await_acknowledgement();
-        line.replace_reply(&[]);
-        Self { line, started: false }
-    }
-}
-
-impl<S: SerialPort> Connection for StubReply<'_, S> {
-    /// There was no room for the answer.
+impl Connection for StubReply<'_> {
     type Error = ReplyTooLong;
 
     fn write(&mut self, byte: u8) -> Result<(), ReplyTooLong> {
         self.started |= byte == b'$';
         if self.started {
-            self.line.put(byte);
+            self.answer.put(byte);
         }
-        if self.line.reply_overflowed { Err(ReplyTooLong) } else { Ok(()) }
+        if self.answer.overflowed {
+            Err(ReplyTooLong)
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<(), ReplyTooLong> {
@@ -314,44 +378,49 @@ pub struct Reply<'a, S: SerialPort> {
 }
 
 impl<S: SerialPort> Reply<'_, S> {
+    /// Writes text that has none of the protocol's special characters.
+    pub fn text(&mut self, text: &str) {
+        for &byte in text.as_bytes() {
+            self.line.answer.put(byte);
+        }
+    }
+
     /// Writes one byte in hexadecimal.
     pub fn hex(&mut self, byte: u8) {
         const DIGITS: [u8; 16] = *b"0123456789abcdef";
-        self.line.put(DIGITS[usize::from(byte >> 4)]);
-        self.line.put(DIGITS[usize::from(byte & 15)]);
+        self.line.answer.put(DIGITS[usize::from(byte >> 4)]);
+        self.line.answer.put(DIGITS[usize::from(byte & 15)]);
     }
 
     /// Writes bytes as they are, with those escaped that have a meaning of their own.
     pub fn binary(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if matches!(byte, b'#' | b'$' | b'}' | b'*') {
-                self.line.put(b'}');
-                self.line.put(byte ^ 0x20);
+                self.line.answer.put(b'}');
+                self.line.answer.put(byte ^ 0x20);
             } else {
-                self.line.put(byte);
+                self.line.answer.put(byte);
             }
         }
     }
 
     /// Ends the packet with its checksum and sends it.
     pub fn send(mut self) {
-        let body = self.line.reply.get(1..self.line.reply_length).unwrap_or(&[]);
+        let body = self.line.answer.packet().get(1..).unwrap_or(&[]);
         let sum = body.iter().fold(0_u8, |sum, &byte| sum.wrapping_add(byte));
-        self.line.put(b'#');
+        self.line.answer.put(b'#');
         self.hex(sum);
-        if self.line.reply_overflowed {
+        if self.line.answer.overflowed {
             // What is cut short must not be taken for the whole.
-            self.line.replace_reply(b"$E07#ac");
+            self.line.answer.set(b"$E07#ac");
         }
-        self.line.send_reply();
+        self.line.send_answer();
     }
 }
 
 impl<S: SerialPort> fmt::Write for Reply<'_, S> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for &byte in text.as_bytes() {
-            self.line.put(byte);
-        }
+        self.text(text);
         Ok(())
     }
 }

@@ -191,6 +191,8 @@ pub enum StopKind {
     HardwareBreakpoint(u8),
     /// The data breakpoint in this slot (0 to 3) was hit, by the instruction before RIP.
     Watchpoint(u8),
+    /// One instruction was stepped over. The stub sets this itself.
+    Step,
     /// The `wait` option: nothing of the guest has run yet.
     Wait,
     /// The hypervisor itself took an exception.
@@ -295,11 +297,8 @@ pub trait CpuState {
     ///
     /// # Errors
     /// [`MachineError::BadValue`] names the register that would break VM entry.
-    fn write_registers(
-        &mut self,
-        cpu: CpuIndex,
-        registers: &Registers,
-    ) -> Result<(), MachineError>;
+    fn write_registers(&mut self, cpu: CpuIndex, registers: &Registers)
+    -> Result<(), MachineError>;
 
     /// Writes `symbol+offset` for an address in the hypervisor's own code, or the
     /// address in hexadecimal where it has no symbols.
@@ -354,10 +353,7 @@ pub trait Control {
 
     /// Puts these into the debug registers of every CPU, from now on and for CPUs
     /// that start later. An empty set gives the registers back to the guest.
-    fn set_hardware_breakpoints(
-        &mut self,
-        plan: &HardwareBreakpoints,
-    ) -> Result<(), MachineError>;
+    fn set_hardware_breakpoints(&mut self, plan: &HardwareBreakpoints) -> Result<(), MachineError>;
 
     /// Whether #BP must be a VM exit: true while the client has a software
     /// breakpoint. At such an exit the CPU takes the machine and asks

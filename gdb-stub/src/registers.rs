@@ -155,7 +155,10 @@ impl FxsaveImage {
 
 /// One CPU's registers: the guest's, or the hypervisor's own when it was stopped there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are the registers they are named after")]
+#[expect(
+    missing_docs,
+    reason = "the fields are the registers they are named after"
+)]
 pub struct Registers {
     pub rax: u64,
     pub rbx: u64,

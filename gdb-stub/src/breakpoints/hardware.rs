@@ -32,12 +32,20 @@ pub struct HardwareTable {
 impl HardwareTable {
     /// None.
     pub const fn new() -> Self {
-        Self { slots: [None; 4], applied: HardwareBreakpoints { slots: [None; 4] } }
+        Self {
+            slots: [None; 4],
+            applied: HardwareBreakpoints { slots: [None; 4] },
+        }
     }
 
     /// Takes registers for a request. Repeating a request changes nothing.
     pub fn insert(&mut self, request: Request) -> Result<(), NoFreeRegister> {
-        if self.slots.iter().flatten().any(|(owner, _)| *owner == request) {
+        if self
+            .slots
+            .iter()
+            .flatten()
+            .any(|(owner, _)| *owner == request)
+        {
             return Ok(());
         }
         let mut slots = self.slots;
@@ -45,8 +53,15 @@ impl HardwareTable {
         let mut rest = request.length;
         while rest > 0 {
             let length = largest_part(address, rest);
-            let slot = slots.iter_mut().find(|slot| slot.is_none()).ok_or(NoFreeRegister)?;
-            let part = HardwareBreakpoint { address, length, condition: request.condition };
+            let slot = slots
+                .iter_mut()
+                .find(|slot| slot.is_none())
+                .ok_or(NoFreeRegister)?;
+            let part = HardwareBreakpoint {
+                address,
+                length,
+                condition: request.condition,
+            };
             *slot = Some((request, part));
             address = address.wrapping_add(u64::from(length));
             rest -= u64::from(length);
@@ -77,7 +92,9 @@ impl HardwareTable {
     /// The client takes its breakpoints out at each stop and puts them back; only
     /// what differs when the machine moves again costs a round through all CPUs.
     pub fn take_change(&mut self) -> Option<HardwareBreakpoints> {
-        let plan = HardwareBreakpoints { slots: self.slots.map(|slot| Some(slot?.1)) };
+        let plan = HardwareBreakpoints {
+            slots: self.slots.map(|slot| Some(slot?.1)),
+        };
         (plan != self.applied).then(|| {
             self.applied = plan;
             plan
@@ -90,16 +107,21 @@ impl HardwareTable {
         self.applied.slots.get(usize::from(slot)).copied().flatten()
     }
 
-    /// Whether an execution breakpoint is wanted at this address.
-    pub fn executes_at(&self, address: u64) -> bool {
-        self.slots.iter().flatten().any(|(_, part)| {
-            part.address == address && part.condition == WatchCondition::Execute
+    /// The register that watches for execution at this address.
+    pub fn executing_at(&self, address: u64) -> Option<(u8, HardwareBreakpoint)> {
+        (0_u8..).zip(self.slots).find_map(|(n, slot)| {
+            let (_, part) = slot?;
+            (part.address == address && part.condition == WatchCondition::Execute)
+                .then_some((n, part))
         })
     }
 
     /// The registers in use, with their number.
     pub fn iter(&self) -> impl Iterator<Item = (usize, HardwareBreakpoint)> {
-        self.slots.iter().enumerate().filter_map(|(n, slot)| Some((n, (*slot)?.1)))
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(n, slot)| Some((n, (*slot)?.1)))
     }
 }
 
@@ -120,11 +142,18 @@ mod tests {
     use super::*;
 
     fn write(address: u64, length: u64) -> Request {
-        Request { address, length, condition: WatchCondition::Write }
+        Request {
+            address,
+            length,
+            condition: WatchCondition::Write,
+        }
     }
 
     fn parts(table: &HardwareTable) -> Vec<(u64, u8)> {
-        table.iter().map(|(_, part)| (part.address, part.length)).collect()
+        table
+            .iter()
+            .map(|(_, part)| (part.address, part.length))
+            .collect()
     }
 
     #[test]
@@ -133,7 +162,11 @@ mod tests {
         table.insert(write(0x1003, 6)).unwrap();
         assert_eq!(parts(&table), [(0x1003, 1), (0x1004, 4), (0x1008, 1)]);
         assert_eq!(table.insert(write(0x2001, 2)), Err(NoFreeRegister));
-        assert_eq!(parts(&table).len(), 3, "a request that does not fit takes nothing");
+        assert_eq!(
+            parts(&table).len(),
+            3,
+            "a request that does not fit takes nothing"
+        );
         assert!(table.remove(write(0x1003, 6)));
         assert!(parts(&table).is_empty());
     }

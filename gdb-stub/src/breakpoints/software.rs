@@ -44,7 +44,10 @@ pub struct SoftwareBreakpoints {
 impl SoftwareBreakpoints {
     /// None.
     pub const fn new() -> Self {
-        Self { entries: [None; CAPACITY], overwritten: 0 }
+        Self {
+            entries: [None; CAPACITY],
+            overwritten: 0,
+        }
     }
 
     /// Those in place.
@@ -64,7 +67,9 @@ impl SoftwareBreakpoints {
 
     /// The guest's byte at `gpa`, if a breakpoint lies there.
     pub fn original_at(&self, gpa: u64) -> Option<u8> {
-        self.iter().find(|entry| entry.gpa == gpa).map(|entry| entry.original)
+        self.iter()
+            .find(|entry| entry.gpa == gpa)
+            .map(|entry| entry.original)
     }
 
     /// Puts a breakpoint at `gva`, translated on `cpu` or, where it has no mapping
@@ -77,11 +82,18 @@ impl SoftwareBreakpoints {
         gva: u64,
     ) -> Result<(), InsertError> {
         let gpa = translate_anywhere(machine, cpu, gva).map_err(InsertError::Machine)?;
-        if self.iter().any(|entry| entry.gva == gva && entry.gpa == gpa) {
+        if self
+            .iter()
+            .any(|entry| entry.gva == gva && entry.gpa == gpa)
+        {
             return Ok(());
         }
         let shared = self.original_at(gpa);
-        let slot = self.entries.iter_mut().find(|slot| slot.is_none()).ok_or(InsertError::Full)?;
+        let slot = self
+            .entries
+            .iter_mut()
+            .find(|slot| slot.is_none())
+            .ok_or(InsertError::Full)?;
         let original = match shared {
             Some(original) => original,
             None => patch(machine, gpa).map_err(InsertError::Machine)?,
@@ -93,11 +105,16 @@ impl SoftwareBreakpoints {
 
     /// Takes the breakpoint at `gva` out. False if there is none.
     pub fn remove<M: Machine>(&mut self, machine: &mut M, gva: u64) -> bool {
-        let Some(slot) = self.entries.iter_mut().find(|slot| slot.is_some_and(|e| e.gva == gva))
+        let Some(slot) = self
+            .entries
+            .iter_mut()
+            .find(|slot| slot.is_some_and(|e| e.gva == gva))
         else {
             return false;
         };
-        let Some(entry) = slot.take() else { return false };
+        let Some(entry) = slot.take() else {
+            return false;
+        };
         if self.original_at(entry.gpa).is_none() {
             self.restore(machine, entry);
         }
@@ -148,7 +165,9 @@ impl SoftwareBreakpoints {
         f: impl FnOnce(&mut M) -> R,
     ) -> R {
         let lifted = gpa.and_then(|gpa| Some((gpa, self.original_at(gpa)?)));
-        let Some((gpa, original)) = lifted else { return f(machine) };
+        let Some((gpa, original)) = lifted else {
+            return f(machine);
+        };
         // The guest may have written something of its own there.
         if read_byte(machine, gpa) != Ok(INT3) {
             return f(machine);

@@ -1,0 +1,117 @@
+//! Memory as the client should see it: the guest's, with no breakpoint of ours in it.
+
+use crate::breakpoints::software::SoftwareBreakpoints;
+use crate::machine::{CpuIndex, Machine, MachineError};
+
+/// Smallest page: translations hold within one.
+const PAGE: u64 = 4096;
+
+/// The parts of `length` bytes from `address` that lie in one page each, as (offset,
+/// address, length).
+fn pages(address: u64, length: usize) -> impl Iterator<Item = (usize, u64, usize)> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        if done >= length {
+            return None;
+        }
+        let start = address.wrapping_add(done as u64);
+        // At most a page, so it fits.
+        let room = (PAGE - start % PAGE) as usize;
+        let part = (done, start, room.min(length - done));
+        done += part.2;
+        Some(part)
+    })
+}
+
+/// Reads through the paging of `cpu`; how many bytes until the first that cannot be.
+pub fn read_virtual<M: Machine>(
+    machine: &mut M,
+    breakpoints: &SoftwareBreakpoints,
+    cpu: CpuIndex,
+    gva: u64,
+    data: &mut [u8],
+) -> Result<usize, MachineError> {
+    let done = machine.read_virtual(cpu, gva, data)?.min(data.len());
+    if !breakpoints.is_empty() {
+        for (offset, start, length) in pages(gva, done) {
+            // No translation: this is the hypervisor's memory, where none of ours are.
+            if let Ok(gpa) = machine.translate(cpu, start)
+                && let Some(part) = data.get_mut(offset..offset + length)
+            {
+                breakpoints.mask(gpa, part);
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Writes through the paging of `cpu`, under the breakpoints; how many bytes until the
+/// first that cannot be.
+pub fn write_virtual<M: Machine>(
+    machine: &mut M,
+    breakpoints: &mut SoftwareBreakpoints,
+    cpu: CpuIndex,
+    gva: u64,
+    data: &[u8],
+) -> Result<usize, MachineError> {
+    let done = machine.write_virtual(cpu, gva, data)?.min(data.len());
+    if !breakpoints.is_empty() {
+        for (offset, start, length) in pages(gva, done) {
+            if let Ok(gpa) = machine.translate(cpu, start)
+                && let Some(part) = data.get(offset..offset + length)
+            {
+                breakpoints.reapply(machine, gpa, part);
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Reads guest physical memory.
+pub fn read_physical<M: Machine>(
+    machine: &mut M,
+    breakpoints: &SoftwareBreakpoints,
+    gpa: u64,
+    data: &mut [u8],
+) -> Result<usize, MachineError> {
+    let done = machine.read_physical(gpa, data)?.min(data.len());
+    if let Some(part) = data.get_mut(..done) {
+        breakpoints.mask(gpa, part);
+    }
+    Ok(done)
+}
+
+/// Writes guest physical memory, under the breakpoints.
+pub fn write_physical<M: Machine>(
+    machine: &mut M,
+    breakpoints: &mut SoftwareBreakpoints,
+    gpa: u64,
+    data: &[u8],
+) -> Result<usize, MachineError> {
+    let done = machine.write_physical(gpa, data)?.min(data.len());
+    if let Some(part) = data.get(..done) {
+        breakpoints.reapply(machine, gpa, part);
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn a_stretch_is_cut_at_page_boundaries() {
+        let parts: Vec<_> = pages(0x1ffe, 0x1004).collect();
+        assert_eq!(
+            parts,
+            [(0, 0x1ffe, 2), (2, 0x2000, 0x1000), (0x1002, 0x3000, 2)]
+        );
+        assert_eq!(
+            pages(u64::MAX, 2).collect::<Vec<_>>(),
+            [(0, u64::MAX, 1), (1, 0, 1)]
+        );
+        assert_eq!(pages(0x1000, 0).count(), 0);
+    }
+}

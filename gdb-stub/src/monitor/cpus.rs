@@ -1,0 +1,78 @@
+//! `cpus`, `regs host`, `nmi`: what the CPUs were doing, and an NMI for one of them.
+
+use core::fmt::Write;
+
+use super::{Arguments, CommandError, CommandResult, Context};
+use crate::activity::{write_activity, write_stop};
+use crate::machine::{CpuIndex, Machine};
+use crate::registers::Registers;
+
+/// `cpus`
+pub fn cpus<'a, M: Machine>(
+    context: &mut Context<'_, M>,
+    _: &mut Arguments<'a>,
+    out: &mut dyn Write,
+) -> CommandResult<'a> {
+    let stop = context.debug.stop;
+    write_stop(&*context.machine, stop, out)?;
+    writeln!(out)?;
+    for cpu in (0..context.machine.cpu_count())
+        .filter_map(|n| u16::try_from(n).ok())
+        .map(CpuIndex)
+    {
+        let mark = if cpu == stop.cpu { '*' } else { ' ' };
+        write!(out, "{mark} CPU {cpu}  ")?;
+        let mut registers = Registers::default();
+        if context.machine.read_registers(cpu, &mut registers).is_ok() {
+            write!(
+                out,
+                "rip {:016x}  cr3 {:012x}  ",
+                registers.linear_rip(),
+                registers.cr3
+            )?;
+        }
+        write_activity(&*context.machine, cpu, out)?;
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// `regs host [CPU]`
+pub fn registers<'a, M: Machine>(
+    context: &mut Context<'_, M>,
+    arguments: &mut Arguments<'a>,
+    out: &mut dyn Write,
+) -> CommandResult<'a> {
+    match arguments.next() {
+        Some("host") => {}
+        Some(word) => return Err(CommandError::Unexpected(word)),
+        None => return Err(CommandError::Missing("`host`")),
+    }
+    let cpu = arguments.cpu(context.debug.current, context.machine.cpu_count())?;
+    context.machine.host_registers(cpu, out)?;
+    Ok(())
+}
+
+/// `nmi CPU`
+pub fn nmi<'a, M: Machine>(
+    context: &mut Context<'_, M>,
+    arguments: &mut Arguments<'a>,
+    out: &mut dyn Write,
+) -> CommandResult<'a> {
+    // No default: an NMI cannot be taken back.
+    if arguments.peek().is_none() {
+        return Err(CommandError::Missing("CPU"));
+    }
+    let cpu = arguments.cpu(context.debug.current, context.machine.cpu_count())?;
+    context
+        .machine
+        .owe_nmi(cpu)
+        .map_err(|error| CommandError::CpuRefused(cpu, error))?;
+    let owed = context.machine.nmi_ledger(cpu).owed;
+    writeln!(
+        out,
+        "CPU {cpu}: the guest is owed {owed} NMI{}",
+        if owed == 1 { "" } else { "s" }
+    )?;
+    Ok(())
+}
