@@ -2,6 +2,7 @@
 //! compiler flags of their own.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use clap::Args;
@@ -61,8 +62,17 @@ pub fn image(shell: &Shell, flavour: Flavour) -> Result<PathBuf> {
     })
 }
 
-/// Builds the guest's programs; says where they lie.
+/// Builds the guest's programs, once; says where they lie.
 pub fn guest_programs(shell: &Shell) -> Result<Vec<PathBuf>> {
+    static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if built.is_empty() {
+        *built = build_guest_programs(shell)?;
+    }
+    Ok(built.clone())
+}
+
+fn build_guest_programs(shell: &Shell) -> Result<Vec<PathBuf>> {
     let target_dir = paths::target().join("guest");
     let _here = shell.push_dir(paths::root());
     let _flags = shell.push_env("RUSTFLAGS", GUEST_FLAGS);

@@ -11,6 +11,7 @@ mod cpio;
 mod debug_line;
 mod disk;
 mod emulator;
+mod gdb;
 mod image;
 mod kallsyms;
 mod kernel;
@@ -21,9 +22,12 @@ mod orc;
 mod paths;
 mod process;
 mod progress;
+mod rsp;
 mod run;
+mod scenarios;
 mod serial;
 mod setup;
+mod test;
 mod test_guest;
 mod tools;
 mod vmlinux;
@@ -53,12 +57,13 @@ enum Command {
     Image(image::ImageArgs),
     Run(run::RunArgs),
     Lint(lint::LintArgs),
+    Test(test::TestArgs),
     Vmlinux(vmlinux::VmlinuxArgs),
 }
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -66,14 +71,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     process::install_signal_handler()?;
     match command {
+        Command::Test(args) => return test::command(&args),
         Command::Doctor(args) => setup::doctor(&args),
         Command::Build(args) => compile::command(&args),
         Command::Image(args) => image::command(&args),
         Command::Run(args) => run::command(&args),
         Command::Lint(args) => lint::command(&args),
         Command::Vmlinux(args) => vmlinux::command(&args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

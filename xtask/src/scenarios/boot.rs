@@ -1,0 +1,139 @@
+//! Booting: to the shell with 1, 2 and 4 CPUs, again after a reboot, and not at all where
+//! something is missing.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{BOOT, COMMAND, Plan, Workshop};
+use crate::console::Console;
+use crate::emulator::Hardware;
+use crate::image::Guest;
+use crate::machine::GuestDisk;
+
+/// Debian on `cpus` CPUs: all are there, all make hypercalls, and the machine powers off.
+pub fn to_the_shell(workshop: &Workshop, cpus: u32) -> Result<()> {
+    let (mut machine, mut console) = workshop.boot(Plan::debian(cpus))?;
+    let online = console.check("nproc", COMMAND)?;
+    ensure!(online.trim() == cpus.to_string(), "{online} CPUs online");
+    hypercalls_on_each_cpu(&mut console, cpus)?;
+    // CPUs leave and come back: INIT and SIPI outside the boot.
+    for cpu in 1..cpus {
+        console.check(&format!("cd /sys/devices/system/cpu/cpu{cpu}; echo 0 >online; echo 1 >online; cat online; cd -"), COMMAND)?;
+    }
+    hypercalls_on_each_cpu(&mut console, cpus)?;
+    console.send("poweroff -f\n")?;
+    machine.emulator.wait(Duration::from_secs(120))
+}
+
+/// The TEST hypercall from each CPU.
+fn hypercalls_on_each_cpu(console: &mut Console, cpus: u32) -> Result<()> {
+    for cpu in 0..cpus {
+        let number = 7 + cpu;
+        let answer = console.check(&format!("taskset {:x} ./test {number}", 1 << cpu), COMMAND)?;
+        ensure!(
+            answer.trim() == format!("0 = vmcall(TV_HC_TEST, {number})"),
+            "on CPU {cpu}: {answer}"
+        );
+    }
+    Ok(())
+}
+
+/// As Debian ships it: no shortcuts on the command line, KASLR on; gdb finds the symbols anyway.
+pub fn an_untouched_kernel_with_kaslr(workshop: &Workshop) -> Result<()> {
+    let mut plan = Plan::debian(2);
+    plan.guest = GuestDisk::Debian(Guest {
+        plain: true,
+        programs: true,
+        ..Guest::default()
+    });
+    let (machine, mut console) = workshop.boot(plan)?;
+    // Where the kernel says it is, and where its symbols were linked.
+    let line = console.check("grep ' _text$' /proc/kallsyms", COMMAND)?;
+    let text = line.split(' ').next().unwrap_or_default().to_owned();
+    ensure!(
+        text.starts_with("ffffffff") && text != "ffffffff81000000",
+        "KASLR moved nothing: {line}"
+    );
+    let mut gdb = workshop.attach(&machine)?;
+    gdb.command("stillpoint-symbols")?;
+    let found = gdb.number("&_text")?;
+    ensure!(
+        format!("{found:x}") == text,
+        "gdb has _text at {found:x}, the kernel at {text}"
+    );
+    let stack = gdb.expect("backtrace", r"#1 .* in \w+")?;
+    ensure!(
+        stack.contains("default_idle") || stack.contains("do_syscall_64"),
+        "no kernel stack: {stack}"
+    );
+    gdb.expect("detach", "detached")?;
+    console.check("./test 1", COMMAND)?;
+    Ok(())
+}
+
+/// The guest's reboot resets the machine; everything comes up again.
+pub fn reboot(workshop: &Workshop) -> Result<()> {
+    let (_machine, mut console) = workshop.boot(Plan::debian(2))?;
+    console.check("./test 1", COMMAND)?;
+    console.send("reboot -f\n")?;
+    console.wait_for_shell(BOOT)?;
+    let online = console.check("nproc; ./test 2", COMMAND)?;
+    ensure!(
+        online == "2\n0 = vmcall(TV_HC_TEST, 2)\n",
+        "after the reboot: {online}"
+    );
+    Ok(())
+}
+
+/// A CPU without VMX: one line that names what is missing, and no guest.
+pub fn without_vmx(workshop: &Workshop) -> Result<()> {
+    let mut plan = Plan::debian(1).cmdline("log=com1");
+    plan.hardware = Hardware {
+        cpus: 1,
+        model: "athlon64_clawhammer".into(),
+        ..Hardware::default()
+    };
+    let machine = workshop.start(plan)?;
+    let mut console = machine.console();
+    console.expect(r"VMX.*CPUID.*ECX.*\n", Duration::from_secs(120))?;
+    no_guest(&mut console)
+}
+
+/// An option that is not known stops the boot, and is named.
+pub fn unknown_option(workshop: &Workshop) -> Result<()> {
+    for (part, cmdline, named) in [
+        ("unknown", "log=com1 colour=blue", "colour"),
+        ("malformed", "debug=com3 log=com1", "com3"),
+        ("wait-without-debug", "wait log=com1", "debug="),
+    ] {
+        let plan = Plan::debian(1).cmdline(cmdline).part(part);
+        let machine = workshop.start(plan)?;
+        let mut console = machine.console();
+        console.expect(&format!(r"{named}[^\n]*\n"), Duration::from_secs(120))?;
+        no_guest(&mut console)?;
+    }
+    Ok(())
+}
+
+/// Nothing of the guest appears for a while that would be enough for its first lines.
+fn no_guest(console: &mut Console) -> Result<()> {
+    let guest = console.expect("Linux|guest ready", Duration::from_secs(15));
+    ensure!(guest.is_err(), "the guest was started: {guest:?}");
+    Ok(())
+}
+
+/// `wait`: gdb finds the machine before the guest's first instruction.
+pub fn wait(workshop: &Workshop) -> Result<()> {
+    let machine = workshop.start(Plan::debian(2).cmdline("debug=com2 log=com1 wait"))?;
+    let mut console = machine.console();
+    no_guest(&mut console)?;
+    let mut gdb = workshop.attach(&machine)?;
+    let rip = gdb.number("$rip")?;
+    ensure!(rip == 0x7c00, "stopped at {rip:#x}, not at the boot sector");
+    let drive = gdb.number("$rdx & 0xff")?;
+    ensure!(drive == 0x81, "DL is {drive:#x}");
+    gdb.begin("continue")?;
+    console.wait_for_shell(BOOT)?;
+    Ok(())
+}

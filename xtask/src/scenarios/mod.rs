@@ -1,0 +1,370 @@
+//! The scenarios: each boots a machine of its own on the emulator and asserts on what it sees.
+//! One file for each family; the table here gives them their names.
+
+mod boot;
+mod breakpoints;
+mod dmesg;
+mod host;
+mod monitor;
+mod programs;
+mod sessions;
+mod stepping;
+mod suites;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use xshell::Shell;
+
+use crate::compile::{self, Flavour};
+use crate::console::{Console, tail};
+use crate::emulator::Hardware;
+use crate::gdb::Gdb;
+use crate::image::Guest;
+use crate::kernel::Kernel;
+use crate::machine::{GuestDisk, Hypervisor, Machine};
+use crate::paths;
+use crate::test_guest::TestGuest;
+use crate::vmlinux;
+
+/// From power-on to the guest's shell takes 15 s on an idle host; CI hosts are not idle.
+pub const BOOT: Duration = Duration::from_secs(400);
+/// A command in the guest's shell.
+pub const COMMAND: Duration = Duration::from_secs(120);
+
+/// One scenario.
+pub struct Scenario {
+    /// Its name: family and what it shows.
+    pub name: &'static str,
+    /// Does it.
+    pub run: fn(&Workshop) -> Result<()>,
+}
+
+/// All of them. The long ones come first, so that two threads end at about the same time.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "boot::an_untouched_kernel_with_kaslr",
+        run: boot::an_untouched_kernel_with_kaslr,
+    },
+    Scenario {
+        name: "boot::dmesg_differs_only_where_it_should",
+        run: dmesg::differs_only_where_it_should,
+    },
+    Scenario {
+        name: "stepping::a_thousand_steps_never_land_in_the_timer_interrupt",
+        run: stepping::a_thousand_steps,
+    },
+    Scenario {
+        name: "sessions::attach_and_detach_20_times_under_load",
+        run: sessions::attach_and_detach,
+    },
+    Scenario {
+        name: "programs::xmm_registers_survive_millions_of_exits",
+        run: programs::xmm_registers,
+    },
+    Scenario {
+        name: "boot::one_cpu",
+        run: |workshop| boot::to_the_shell(workshop, 1),
+    },
+    Scenario {
+        name: "boot::two_cpus",
+        run: |workshop| boot::to_the_shell(workshop, 2),
+    },
+    Scenario {
+        name: "boot::four_cpus",
+        run: |workshop| boot::to_the_shell(workshop, 4),
+    },
+    Scenario {
+        name: "boot::reboot",
+        run: boot::reboot,
+    },
+    Scenario {
+        name: "boot::without_vmx_is_refused",
+        run: boot::without_vmx,
+    },
+    Scenario {
+        name: "boot::an_unknown_option_is_refused",
+        run: boot::unknown_option,
+    },
+    Scenario {
+        name: "boot::wait_stops_before_the_first_instruction",
+        run: boot::wait,
+    },
+    Scenario {
+        name: "programs::without_stillpoint_they_say_so",
+        run: programs::without_stillpoint,
+    },
+    Scenario {
+        name: "suites::basic_bare",
+        run: suites::basic_bare,
+    },
+    Scenario {
+        name: "suites::basic",
+        run: suites::basic,
+    },
+    Scenario {
+        name: "suites::com2_belongs_to_the_debugger",
+        run: suites::com2_hidden,
+    },
+    Scenario {
+        name: "suites::smp_bare",
+        run: suites::smp_bare,
+    },
+    Scenario {
+        name: "suites::smp_two_cpus",
+        run: |workshop| suites::smp(workshop, 2),
+    },
+    Scenario {
+        name: "suites::smp_four_cpus",
+        run: |workshop| suites::smp(workshop, 4),
+    },
+    Scenario {
+        name: "suites::resets",
+        run: suites::resets,
+    },
+    Scenario {
+        name: "sessions::a_client_killed_in_the_middle_of_a_packet",
+        run: sessions::killed_client,
+    },
+    Scenario {
+        name: "sessions::noise_on_the_line",
+        run: sessions::noise,
+    },
+    Scenario {
+        name: "breakpoints::in_a_kernel_function_on_each_cpu",
+        run: breakpoints::on_each_cpu,
+    },
+    Scenario {
+        name: "breakpoints::hardware_breakpoint",
+        run: breakpoints::hardware,
+    },
+    Scenario {
+        name: "breakpoints::watchpoint",
+        run: breakpoints::watchpoint,
+    },
+    Scenario {
+        name: "monitor::every_command",
+        run: monitor::every_command,
+    },
+    Scenario {
+        name: "host::a_panic_is_caught_in_gdb",
+        run: host::panic,
+    },
+    Scenario {
+        name: "host::a_fault_is_caught_in_gdb",
+        run: host::fault,
+    },
+];
+
+/// What every scenario uses, built once.
+struct Prepared {
+    release: PathBuf,
+    test_hooks: PathBuf,
+    test_guest: TestGuest,
+    vmlinux: PathBuf,
+}
+
+static PREPARED: OnceLock<Prepared> = OnceLock::new();
+
+/// Builds the images and the guest's programs, before the scenarios run side by side.
+pub fn prepare(shell: &Shell) -> Result<()> {
+    let prepared = Prepared {
+        release: compile::image(shell, Flavour::Release)?,
+        test_hooks: compile::image(shell, Flavour::TestHooks)?,
+        test_guest: TestGuest::build(shell)?,
+        vmlinux: vmlinux::path(shell, Kernel::default())?,
+    };
+    compile::guest_programs(shell)?;
+    let _ = PREPARED.set(prepared);
+    Ok(())
+}
+
+/// The place where a scenario works.
+pub struct Workshop {
+    name: String,
+    shell: Shell,
+}
+
+/// What machine a scenario wants.
+pub struct Plan {
+    /// Distinguishes several machines of one scenario.
+    pub part: &'static str,
+    /// The emulated machine.
+    pub hardware: Hardware,
+    /// The hypervisor's image and command line; none for a bare machine.
+    pub hypervisor: Option<(Flavour, &'static str)>,
+    /// The guest.
+    pub guest: GuestDisk,
+}
+
+impl Plan {
+    /// Debian on `cpus` CPUs under Stillpoint, with the debug line.
+    pub fn debian(cpus: u32) -> Self {
+        Self {
+            part: "",
+            hardware: Hardware {
+                cpus,
+                ..Hardware::default()
+            },
+            hypervisor: Some((Flavour::Release, "debug=com2 log=com1")),
+            guest: GuestDisk::Debian(Guest {
+                programs: true,
+                ..Guest::default()
+            }),
+        }
+    }
+
+    /// The bare-metal test guest with its configuration, on `cpus` CPUs, under the image with the
+    /// test hooks, COM2 the guest's.
+    pub fn test_guest(cpus: u32, words: &str) -> Result<Self> {
+        let disk = prepared()?
+            .test_guest
+            .disk(&format!("{words} cpus={cpus}"))?;
+        let mut hardware = Hardware {
+            cpus,
+            memory: 256,
+            // Its tests look at how bad MSRs fault.
+            ignore_bad_msrs: false,
+            ..Hardware::default()
+        };
+        hardware.model = "corei7_haswell_4770".into();
+        Ok(Self {
+            part: "",
+            hardware,
+            hypervisor: Some((Flavour::TestHooks, "log=com1")),
+            guest: GuestDisk::Flat(disk),
+        })
+    }
+
+    /// The same without the hypervisor.
+    pub fn bare(self) -> Self {
+        Self {
+            hypervisor: None,
+            ..self
+        }
+    }
+
+    /// With another hypervisor's command line.
+    pub fn cmdline(self, cmdline: &'static str) -> Self {
+        let flavour = self
+            .hypervisor
+            .map_or(Flavour::Release, |(flavour, _)| flavour);
+        Self {
+            hypervisor: Some((flavour, cmdline)),
+            ..self
+        }
+    }
+
+    /// With the image that has the test hooks.
+    pub fn test_hooks(self) -> Self {
+        let hypervisor = self
+            .hypervisor
+            .map(|(_, cmdline)| (Flavour::TestHooks, cmdline));
+        Self { hypervisor, ..self }
+    }
+
+    /// As the machine called `part` of its scenario.
+    pub fn part(self, part: &'static str) -> Self {
+        Self { part, ..self }
+    }
+}
+
+impl Workshop {
+    /// The place for the scenario `name`, empty.
+    pub fn new(name: &str) -> Result<Self> {
+        let name = format!("test-{}", name.replace("::", "-"));
+        crate::emulator::run_folder(&name)?;
+        Ok(Self {
+            name,
+            shell: Shell::new()?,
+        })
+    }
+
+    /// Starts a machine.
+    pub fn start(&self, plan: Plan) -> Result<Machine> {
+        let prepared = prepared()?;
+        let hypervisor = plan.hypervisor.map(|(flavour, cmdline)| Hypervisor {
+            image: match flavour {
+                Flavour::Release => prepared.release.clone(),
+                Flavour::TestHooks => prepared.test_hooks.clone(),
+            },
+            cmdline: cmdline.to_owned(),
+        });
+        let name = if plan.part.is_empty() {
+            format!("{}/machine", self.name)
+        } else {
+            format!("{}/{}", self.name, plan.part)
+        };
+        Machine::start(
+            &self.shell,
+            &name,
+            plan.hardware,
+            hypervisor.as_ref(),
+            &plan.guest,
+            None,
+        )
+    }
+
+    /// Starts a machine with Debian and waits for its shell.
+    pub fn boot(&self, plan: Plan) -> Result<(Machine, Console)> {
+        let machine = self.start(plan)?;
+        let mut console = machine.console();
+        console.wait_for_shell(BOOT)?;
+        Ok((machine, console))
+    }
+
+    /// A gdb on the guest kernel's symbols, attached.
+    pub fn attach(&self, machine: &Machine) -> Result<Gdb> {
+        let mut gdb = Gdb::start(&prepared()?.vmlinux)?;
+        gdb.attach(machine.debug.port())?;
+        Ok(gdb)
+    }
+
+    /// The hypervisor's image with the test hooks, for its symbols.
+    pub fn test_hooks_image(&self) -> Result<PathBuf> {
+        Ok(prepared()?.test_hooks.clone())
+    }
+
+    /// The logs' place and their ends.
+    pub fn report(&self) -> String {
+        let folder = paths::runs().join(&self.name);
+        let mut report = format!("logs: {}\n", folder.display());
+        let mut machines: Vec<_> = fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
+        machines.sort_by_key(fs::DirEntry::file_name);
+        for machine in machines {
+            for (log, lines) in [("com1.log", 25), ("com2.log", 3), ("bochs.log", 5)] {
+                let path = machine.path().join(log);
+                let bytes = fs::read(&path).unwrap_or_default();
+                let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+                report.push_str(&format!(
+                    "--- the end of {}:\n{}\n",
+                    path.strip_prefix(&folder).unwrap_or(&path).display(),
+                    tail(&text, lines)
+                ));
+            }
+        }
+        report
+    }
+
+    /// Removes what is large and can be made again.
+    pub fn tidy(&self) {
+        let folder = paths::runs().join(&self.name);
+        for machine in fs::read_dir(folder).into_iter().flatten().flatten() {
+            for disk in ["hv.img", "guest.img"] {
+                // Not every machine has both.
+                let _ = fs::remove_file(machine.path().join(disk));
+            }
+        }
+    }
+}
+
+fn prepared() -> Result<&'static Prepared> {
+    PREPARED.get().context("the scenarios are not prepared")
+}

@@ -1,0 +1,83 @@
+//! Every monitor command, on a stopped Debian: each answers what its help promises.
+
+use anyhow::{Result, ensure};
+
+use super::{COMMAND, Plan, Workshop};
+
+/// Commands, and what their answers must contain.
+const COMMANDS: &[(&str, &str)] = &[
+    (
+        "help",
+        r"(?s)vmcs.*cpus.*log.*regs.*xp.*wp.*msr.*nmi.*exits.*version",
+    ),
+    ("version", r"Stillpoint \d+\.\d+\.\d+"),
+    ("cpus", r"(?s)0.*\n.*1"),
+    ("log", r"(?i)stillpoint"),
+    ("exits", r"CPUID|CR_ACCESS|EPT"),
+    ("regs host", r"(?i)rip"),
+    ("xp /4xb 0x7c00", r"0x[0-9a-f]{2}"),
+    ("msr 0xc0000082", r"0xffffffff[0-9a-f]{8}"),
+    ("nmi 9", r"error"),
+    ("vmcs", r"(?is)NMI.*0.*\n.*1"),
+    ("vmcs all", r"GUEST_RIP"),
+    ("vmcs GUEST_RIP", r"0x[0-9a-f]+"),
+    ("vmcs guest_cr3 1", r"0x[0-9a-f]+"),
+    ("vmcs 0x681e", r"GUEST_RIP"),
+    ("vmcs check", r"(?i)0|ok|no "),
+    ("vmcs diff", r"."),
+    ("vmcs set GUEST_CR0 0", r"(?i)error|refuse"),
+    ("vmcs nonsense", r"(?i)error"),
+    ("nonsense", r"(?i)error"),
+];
+
+/// Runs them all; then the writing ones, which must have their effect.
+pub fn every_command(workshop: &Workshop) -> Result<()> {
+    let (machine, mut console) = workshop.boot(Plan::debian(2))?;
+    let mut gdb = workshop.attach(&machine)?;
+    for (command, pattern) in COMMANDS {
+        gdb.expect(&format!("monitor {command}"), pattern)?;
+    }
+    // Each command that help lists has help of its own.
+    let help = gdb.command("monitor help")?;
+    for name in [
+        "vmcs", "cpus", "log", "regs", "xp", "wp", "msr", "nmi", "exits", "version",
+    ] {
+        ensure!(help.contains(name), "help does not list {name}: {help}");
+        let own = gdb.command(&format!("monitor help {name}"))?;
+        ensure!(
+            own.contains(name) && !own.contains("error"),
+            "help {name}: {own}"
+        );
+    }
+    // A physical write is seen by a physical read; the old byte is put back.
+    let old = gdb.command("monitor xp /1xb 0x7000")?;
+    gdb.command("monitor wp /b 0x7000 0x5a")?;
+    gdb.expect("monitor xp /1xb 0x7000", "0x5a")?;
+    let byte = old.split("0x").last().unwrap_or_default().trim().to_owned();
+    gdb.command(&format!("monitor wp /b 0x7000 0x{byte}"))?;
+    ensure!(
+        gdb.command("monitor xp /1xb 0x7000")? == old,
+        "the old byte is not back"
+    );
+
+    // An NMI that is owed to the guest arrives there: Linux counts it.
+    gdb.expect("detach", "detached")?;
+    let before = nmis(&console.check("grep NMI: /proc/interrupts", COMMAND)?);
+    let mut gdb = workshop.attach(&machine)?;
+    gdb.command("monitor nmi 1")?;
+    gdb.expect("detach", "detached")?;
+    let after = nmis(&console.check("grep NMI: /proc/interrupts", COMMAND)?);
+    ensure!(
+        after.first() == before.first() && after.get(1) == before.get(1).map(|n| n + 1).as_ref(),
+        "NMIs before {before:?}, after {after:?}"
+    );
+    Ok(())
+}
+
+/// The counts of the NMI line of /proc/interrupts, one for each CPU.
+fn nmis(line: &str) -> Vec<u64> {
+    line.split_whitespace()
+        .skip(1)
+        .map_while(|word| word.parse().ok())
+        .collect()
+}

@@ -1,0 +1,78 @@
+//! The bare-metal test guest's suites, under Stillpoint and, to check the tests themselves, on
+//! the bare machine.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use regex::Regex;
+
+use super::{Plan, Workshop};
+
+/// A suite takes a second or a few on an idle host.
+const SUITE: Duration = Duration::from_secs(240);
+
+/// Runs what `plan` says to its end; every test must pass, and there must be some.
+fn run(workshop: &Workshop, plan: Plan) -> Result<()> {
+    let machine = workshop.start(plan)?;
+    let mut console = machine.console();
+    let output = console.expect(r"\d+ passed, \d+ failed|test guest panicked[^\n]*", SUITE)?;
+    let failures: Vec<&str> = output
+        .lines()
+        .filter(|line| line.contains("FAILED") || line.contains("panicked"))
+        .collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    let counts = Regex::new(r"(\d+) passed, (\d+) failed")?;
+    let passed = counts
+        .captures(&output)
+        .filter(|counts| &counts[2] == "0")
+        .and_then(|counts| counts[1].parse::<u32>().ok())
+        .unwrap_or(0);
+    ensure!(passed > 0, "no test passed:\n{output}");
+    Ok(())
+}
+
+/// The tests of one CPU, under Stillpoint.
+pub fn basic(workshop: &Workshop) -> Result<()> {
+    run(workshop, Plan::test_guest(1, "suite=basic com2=uart")?)
+}
+
+/// The same on the bare machine.
+pub fn basic_bare(workshop: &Workshop) -> Result<()> {
+    run(
+        workshop,
+        Plan::test_guest(1, "suite=basic com2=uart")?.bare(),
+    )
+}
+
+/// With `debug=`, COM2 does not exist for the guest.
+pub fn com2_hidden(workshop: &Workshop) -> Result<()> {
+    let plan = Plan::test_guest(1, "suite=basic com2=hidden")?;
+    run(workshop, plan.cmdline("debug=com2 log=com1"))
+}
+
+/// The tests of several CPUs.
+pub fn smp(workshop: &Workshop, cpus: u32) -> Result<()> {
+    run(workshop, Plan::test_guest(cpus, "suite=smp")?)
+}
+
+/// The same on the bare machine.
+pub fn smp_bare(workshop: &Workshop) -> Result<()> {
+    run(workshop, Plan::test_guest(2, "suite=smp")?.bare())
+}
+
+/// Each way to reset a machine: the second boot says that it is one.
+pub fn resets(workshop: &Workshop) -> Result<()> {
+    for (part, words, cpus) in [
+        ("keyboard", "suite=reset-keyboard", 1),
+        ("chipset", "suite=reset-chipset", 1),
+        ("triple-fault", "suite=reset-triple-fault", 1),
+        ("smp", "suite=reset-smp", 2),
+    ] {
+        let machine = workshop.start(Plan::test_guest(cpus, words)?.part(part))?;
+        machine
+            .console()
+            .expect("reset ok", SUITE)
+            .map_err(|error| error.context(words))?;
+    }
+    Ok(())
+}
