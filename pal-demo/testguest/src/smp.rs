@@ -1,0 +1,79 @@
+//! The other CPUs: starting them, and giving them work.
+//!
+//! A started CPU waits for a job, runs it with interrupts off and waits
+//! again. CPU 0 alone gives jobs.
+
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use crate::apic::{self, Destination, Message};
+use crate::boot::MAX_CPUS;
+use crate::cpu;
+
+/// Ticks within which a CPU that got a SIPI, or a job, must have reacted:
+/// seconds, on an emulator whose CPUs take turns.
+pub const PATIENCE: u64 = 100_000_000;
+
+/// Work for another CPU; the argument is its index.
+pub type Job = fn(usize);
+
+/// How often each CPU arrived in `serve`.
+static ARRIVALS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+static JOBS: [AtomicPtr<()>; MAX_CPUS] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+
+unsafe extern "C" {
+    static ap_trampoline: u8;
+}
+
+/// The vector of a SIPI that leads here.
+pub fn startup_page() -> u8 {
+    ((&raw const ap_trampoline) as usize >> 12) as u8
+}
+
+/// Main loop of every CPU but the first.
+pub fn serve(index: usize) -> ! {
+    apic::enable();
+    ARRIVALS[index].fetch_add(1, Ordering::Release);
+    loop {
+        let job = JOBS[index].load(Ordering::Acquire);
+        if !job.is_null() {
+            // SAFETY: `give` stores `Job`s alone.
+            let job = unsafe { core::mem::transmute::<*mut (), Job>(job) };
+            job(index);
+            JOBS[index].store(core::ptr::null_mut(), Ordering::Release);
+        }
+        cpu::pause();
+    }
+}
+
+/// How often a CPU has arrived since the start.
+pub fn arrivals(index: usize) -> u64 {
+    ARRIVALS[index].load(Ordering::Acquire)
+}
+
+/// INIT and SIPI to one CPU; whether it arrived.
+pub fn start(index: usize) -> bool {
+    let before = arrivals(index);
+    JOBS[index].store(core::ptr::null_mut(), Ordering::Release);
+    apic::send(Destination::Cpu(index), Message::Init);
+    apic::send(Destination::Cpu(index), Message::Startup(startup_page()));
+    cpu::wait_until(PATIENCE, || arrivals(index) != before)
+}
+
+/// Starts every CPU from 1 up that has not been started; the first that does
+/// not arrive is the error.
+pub fn start_all(cpus: usize) -> Result<(), usize> {
+    (1..cpus)
+        .find(|&index| arrivals(index) == 0 && !start(index))
+        .map_or(Ok(()), Err)
+}
+
+/// Gives a CPU a job.
+pub fn give(index: usize, job: Job) {
+    JOBS[index].store(job as *mut (), Ordering::Release);
+}
+
+/// Waits until a CPU has done its job; whether it has.
+pub fn done(index: usize) -> bool {
+    cpu::wait_until(PATIENCE, || JOBS[index].load(Ordering::Acquire).is_null())
+}
