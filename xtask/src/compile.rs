@@ -42,8 +42,19 @@ pub const GUEST_FLAGS: &str = "-C target-feature=+crt-static";
 pub const TEST_GUEST_FLAGS: &str =
     "-C relocation-model=static -C panic=abort -C force-frame-pointers=yes";
 
-/// Builds the image; says where it lies.
+/// Builds the image, once; says where it lies.
 pub fn image(shell: &Shell, flavour: Flavour) -> Result<PathBuf> {
+    static BUILT: Mutex<Vec<(Flavour, PathBuf)>> = Mutex::new(Vec::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, path)) = built.iter().find(|(other, _)| *other == flavour) {
+        return Ok(path.clone());
+    }
+    let path = build_image(shell, flavour)?;
+    built.push((flavour, path.clone()));
+    Ok(path)
+}
+
+fn build_image(shell: &Shell, flavour: Flavour) -> Result<PathBuf> {
     let (folder, features): (&str, &[&str]) = match flavour {
         Flavour::Release => ("hv", &[]),
         Flavour::TestHooks => ("hv-test", &["--features", "test-hooks"]),
@@ -92,8 +103,17 @@ fn build_guest_programs(shell: &Shell) -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-/// Builds the bare-metal test guest; says where its ELF file lies.
+/// Builds the bare-metal test guest, once; says where its ELF file lies.
 pub fn test_guest(shell: &Shell) -> Result<PathBuf> {
+    static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = &*built {
+        return Ok(path.clone());
+    }
+    Ok(built.insert(build_test_guest(shell)?).clone())
+}
+
+fn build_test_guest(shell: &Shell) -> Result<PathBuf> {
     let target_dir = paths::target().join("test-guest");
     let _here = shell.push_dir(paths::root());
     let _flags = shell.push_env("RUSTFLAGS", TEST_GUEST_FLAGS);

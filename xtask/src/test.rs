@@ -48,7 +48,9 @@ pub fn command(args: &TestArgs) -> Result<ExitCode> {
             lint::command(&LintArgs {})?;
             host_tests(&shell)?;
         }
-        scenarios::prepare(&shell)?;
+        if args.filter.is_none() {
+            scenarios::prepare(&shell)?;
+        }
     }
     let trials = scenarios::ALL
         .iter()

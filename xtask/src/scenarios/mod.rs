@@ -13,10 +13,9 @@ mod suites;
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use xshell::Shell;
 
 use crate::compile::{self, Flavour};
@@ -159,26 +158,13 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
-/// What every scenario uses, built once.
-struct Prepared {
-    release: PathBuf,
-    test_hooks: PathBuf,
-    test_guest: TestGuest,
-    vmlinux: PathBuf,
-}
-
-static PREPARED: OnceLock<Prepared> = OnceLock::new();
-
-/// Builds the images and the guest's programs, before the scenarios run side by side.
+/// Builds what the scenarios use before they run side by side, so that it fails early.
 pub fn prepare(shell: &Shell) -> Result<()> {
-    let prepared = Prepared {
-        release: compile::image(shell, Flavour::Release)?,
-        test_hooks: compile::image(shell, Flavour::TestHooks)?,
-        test_guest: TestGuest::build(shell)?,
-        vmlinux: vmlinux::path(shell, Kernel::default())?,
-    };
+    compile::image(shell, Flavour::Release)?;
+    compile::image(shell, Flavour::TestHooks)?;
+    compile::test_guest(shell)?;
     compile::guest_programs(shell)?;
-    let _ = PREPARED.set(prepared);
+    vmlinux::path(shell, Kernel::default())?;
     Ok(())
 }
 
@@ -219,10 +205,8 @@ impl Plan {
 
     /// The bare-metal test guest with its configuration, on `cpus` CPUs, under the image with the
     /// test hooks, COM2 the guest's.
-    pub fn test_guest(cpus: u32, words: &str) -> Result<Self> {
-        let disk = prepared()?
-            .test_guest
-            .disk(&format!("{words} cpus={cpus}"))?;
+    pub fn test_guest(workshop: &Workshop, cpus: u32, words: &str) -> Result<Self> {
+        let disk = TestGuest::build(&workshop.shell)?.disk(&format!("{words} cpus={cpus}"))?;
         let mut hardware = Hardware {
             cpus,
             memory: 256,
@@ -285,14 +269,13 @@ impl Workshop {
 
     /// Starts a machine.
     pub fn start(&self, plan: Plan) -> Result<Machine> {
-        let prepared = prepared()?;
-        let hypervisor = plan.hypervisor.map(|(flavour, cmdline)| Hypervisor {
-            image: match flavour {
-                Flavour::Release => prepared.release.clone(),
-                Flavour::TestHooks => prepared.test_hooks.clone(),
-            },
-            cmdline: cmdline.to_owned(),
-        });
+        let hypervisor = match plan.hypervisor {
+            Some((flavour, cmdline)) => Some(Hypervisor {
+                image: compile::image(&self.shell, flavour)?,
+                cmdline: cmdline.to_owned(),
+            }),
+            None => None,
+        };
         let name = if plan.part.is_empty() {
             format!("{}/machine", self.name)
         } else {
@@ -318,14 +301,14 @@ impl Workshop {
 
     /// A gdb on the guest kernel's symbols, attached.
     pub fn attach(&self, machine: &Machine) -> Result<Gdb> {
-        let mut gdb = Gdb::start(&prepared()?.vmlinux)?;
+        let mut gdb = Gdb::start(&vmlinux::path(&self.shell, Kernel::default())?)?;
         gdb.attach(machine.debug.port())?;
         Ok(gdb)
     }
 
     /// The hypervisor's image with the test hooks, for its symbols.
     pub fn test_hooks_image(&self) -> Result<PathBuf> {
-        Ok(prepared()?.test_hooks.clone())
+        compile::image(&self.shell, Flavour::TestHooks)
     }
 
     /// The logs' place and their ends.
@@ -363,8 +346,4 @@ impl Workshop {
             }
         }
     }
-}
-
-fn prepared() -> Result<&'static Prepared> {
-    PREPARED.get().context("the scenarios are not prepared")
 }

@@ -33,31 +33,34 @@ fn run(workshop: &Workshop, plan: Plan) -> Result<()> {
 
 /// The tests of one CPU, under Stillpoint.
 pub fn basic(workshop: &Workshop) -> Result<()> {
-    run(workshop, Plan::test_guest(1, "suite=basic com2=uart")?)
+    run(
+        workshop,
+        Plan::test_guest(workshop, 1, "suite=basic com2=uart")?,
+    )
 }
 
 /// The same on the bare machine.
 pub fn basic_bare(workshop: &Workshop) -> Result<()> {
     run(
         workshop,
-        Plan::test_guest(1, "suite=basic com2=uart")?.bare(),
+        Plan::test_guest(workshop, 1, "suite=basic com2=uart")?.bare(),
     )
 }
 
 /// With `debug=`, COM2 does not exist for the guest.
 pub fn com2_hidden(workshop: &Workshop) -> Result<()> {
-    let plan = Plan::test_guest(1, "suite=basic com2=hidden")?;
+    let plan = Plan::test_guest(workshop, 1, "suite=basic com2=hidden")?;
     run(workshop, plan.cmdline("debug=com2 log=com1"))
 }
 
 /// The tests of several CPUs.
 pub fn smp(workshop: &Workshop, cpus: u32) -> Result<()> {
-    run(workshop, Plan::test_guest(cpus, "suite=smp")?)
+    run(workshop, Plan::test_guest(workshop, cpus, "suite=smp")?)
 }
 
 /// The same on the bare machine.
 pub fn smp_bare(workshop: &Workshop) -> Result<()> {
-    run(workshop, Plan::test_guest(2, "suite=smp")?.bare())
+    run(workshop, Plan::test_guest(workshop, 2, "suite=smp")?.bare())
 }
 
 /// Each way to reset a machine: the second boot says that it is one.
@@ -68,7 +71,7 @@ pub fn resets(workshop: &Workshop) -> Result<()> {
         ("triple-fault", "suite=reset-triple-fault", 1),
         ("smp", "suite=reset-smp", 2),
     ] {
-        let machine = workshop.start(Plan::test_guest(cpus, words)?.part(part))?;
+        let machine = workshop.start(Plan::test_guest(workshop, cpus, words)?.part(part))?;
         machine
             .console()
             .expect("reset ok", SUITE)
