@@ -44,6 +44,8 @@ pub const CR4_SMXE: u64 = 1 << 14;
 pub const CR4_PCIDE: u64 = 1 << 17;
 /// CR4.OSXSAVE.
 pub const CR4_OSXSAVE: u64 = 1 << 18;
+/// CR4.KL.
+pub const CR4_KL: u64 = 1 << 19;
 /// CR4.SMEP.
 pub const CR4_SMEP: u64 = 1 << 20;
 /// CR4.SMAP.
@@ -67,7 +69,7 @@ const CR0_DEFINED: u64 = 0xe005_003f;
 
 /// Bits of CR4 whose features the guest's CPUID does not offer, though the
 /// processor may have them.
-const CR4_HIDDEN: u64 = CR4_VMXE | CR4_SMXE | CR4_FRED;
+const CR4_HIDDEN: u64 = CR4_VMXE | CR4_SMXE | CR4_KL | CR4_FRED;
 
 /// What a CPU demands of CR0 and CR4 in VMX operation, as the four MSRs say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,22 +1,37 @@
 //! RDMSR and WRMSR: which ones exit, and what those that do become.
+//!
+//! The guest has the machine's MSRs to itself but for the few in [`RULES`];
+//! those that VM entry and exit switch (EFER, PAT, FS and GS base, SYSENTER,
+//! DEBUGCTL) need no exit either. The boot fills the MSR bitmaps from the same
+//! table that the exits are decided by.
+//!
+//! Source: Intel SDM, vol. 4, "Model-Specific Registers"; vol. 3, section 25.6.9,
+//! "MSR-Bitmap Address".
 
 /// A decision on RDMSR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadDecision {
-    /// Read the MSR of the processor; #GP if that faults.
+    /// Read the processor's MSR; #GP(0) if that faults.
     Native,
-    /// Answer this.
-    Value(u64),
-    /// #GP(0).
+    /// Read the processor's MSR, #GP(0) if that faults; clear and set these
+    /// bits in what the guest gets.
+    Masked {
+        /// Bits that the guest sees as 0.
+        clear: u64,
+        /// Bits that the guest sees as 1.
+        set: u64,
+    },
+    /// #GP(0): to the guest there is no such MSR.
     GeneralProtection,
 }
 
 /// A decision on WRMSR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteDecision {
-    /// Write the processor's MSR; #GP if that faults.
+    /// Write the processor's MSR; #GP(0) if that faults.
     Native,
-    /// Write it, #GP if that faults, then read the MTRRs again and set the EPT's memory types.
+    /// Write the processor's MSR, #GP(0) if that faults; then read the MTRRs
+    /// again and give the EPT the memory types that they ask for.
     NativeThenMemoryTypes,
     /// Do nothing, and go on with the next instruction.
     Ignore,
@@ -24,17 +39,219 @@ pub enum WriteDecision {
     GeneralProtection,
 }
 
-/// What RDMSR of this MSR answers. `native_feature_control` is IA32_FEATURE_CONTROL's own value.
-pub fn read(_msr: u32, _native_feature_control: u64) -> ReadDecision {
-    todo!()
+/// What is done about the MSRs from `first` to `last`.
+struct Rule {
+    first: u32,
+    last: u32,
+    read: ReadDecision,
+    write: WriteDecision,
 }
 
-/// What WRMSR of this MSR does.
-pub fn write(_msr: u32, _value: u64) -> WriteDecision {
-    todo!()
+/// IA32_FEATURE_CONTROL.
+pub const IA32_FEATURE_CONTROL: u32 = 0x3a;
+/// IA32_BIOS_UPDT_TRIG.
+pub const IA32_BIOS_UPDT_TRIG: u32 = 0x79;
+/// IA32_SMM_MONITOR_CTL.
+pub const IA32_SMM_MONITOR_CTL: u32 = 0x9b;
+
+/// IA32_FEATURE_CONTROL.LOCK.
+const LOCK: u64 = 1 << 0;
+/// IA32_FEATURE_CONTROL: VMX in and outside SMX, and the SENTER enables.
+const VMX_AND_SENTER: u64 = 0b11 << 1 | 0xff << 8;
+
+/// Every MSR whose accesses exit by choice, in ascending order.
+const RULES: [Rule; 12] = [
+    // There is no VMX to turn on: the guest sees what firmware that keeps it
+    // off would leave, and gets the #GP that a locked MSR gives.
+    Rule {
+        first: IA32_FEATURE_CONTROL,
+        last: IA32_FEATURE_CONTROL,
+        read: ReadDecision::Masked {
+            clear: VMX_AND_SENTER,
+            set: LOCK,
+        },
+        write: WriteDecision::GeneralProtection,
+    },
+    // The value is a guest-virtual address, which means nothing where the
+    // write would be executed; and an update under a running hypervisor can
+    // change the features that it has counted on. To the guest it looks like
+    // an update that the processor did not take.
+    writes(
+        IA32_BIOS_UPDT_TRIG,
+        IA32_BIOS_UPDT_TRIG,
+        WriteDecision::Ignore,
+    ),
+    // Is there with VMX alone.
+    absent(IA32_SMM_MONITOR_CTL, IA32_SMM_MONITOR_CTL),
+    // MTRRs: EPT's memory types stand in for them. Variable ranges: as many as
+    // the bitmaps can catch; what the processor lacks faults natively.
+    writes(0x200, 0x23f, WriteDecision::NativeThenMemoryTypes),
+    writes(0x250, 0x250, WriteDecision::NativeThenMemoryTypes),
+    writes(0x258, 0x259, WriteDecision::NativeThenMemoryTypes),
+    writes(0x268, 0x26f, WriteDecision::NativeThenMemoryTypes),
+    writes(0x2ff, 0x2ff, WriteDecision::NativeThenMemoryTypes),
+    // The VMX capability MSRs, up to IA32_VMX_EXIT_CTLS2.
+    absent(0x480, 0x493),
+    // Processor trace: CPUID hides it, as it would trace the hypervisor too.
+    absent(0x560, 0x561),
+    absent(0x570, 0x572),
+    absent(0x580, 0x587),
+];
+
+const fn writes(first: u32, last: u32, write: WriteDecision) -> Rule {
+    Rule {
+        first,
+        last,
+        read: ReadDecision::Native,
+        write,
+    }
 }
 
-/// The MSR bitmaps: which accesses below 0x2000 and from 0xC0000000 to 0xC0001FFF exit. Others always do.
-pub fn fill_bitmaps(_page: &mut [u8; 4096]) {
-    todo!()
+const fn absent(first: u32, last: u32) -> Rule {
+    Rule {
+        first,
+        last,
+        read: ReadDecision::GeneralProtection,
+        write: WriteDecision::GeneralProtection,
+    }
+}
+
+fn rule(msr: u32) -> Option<&'static Rule> {
+    RULES
+        .iter()
+        .find(|rule| rule.first <= msr && msr <= rule.last)
+}
+
+/// What RDMSR of this MSR, which has exited, becomes.
+pub fn read(msr: u32) -> ReadDecision {
+    rule(msr).map_or(ReadDecision::Native, |rule| rule.read)
+}
+
+/// What WRMSR of this MSR, which has exited, becomes. No decision depends on
+/// the value: the processor itself judges it where it is written.
+pub fn write(msr: u32) -> WriteDecision {
+    rule(msr).map_or(WriteDecision::Native, |rule| rule.write)
+}
+
+/// Where each bitmap lies in the page, in bytes.
+const READ_LOW: usize = 0;
+const READ_HIGH: usize = 1024;
+const WRITE_LOW: usize = 2048;
+const WRITE_HIGH: usize = 3072;
+
+/// Fills the page of MSR bitmaps: a set bit makes an access exit. They speak
+/// for the MSRs up to 0x1fff and from 0xc0000000 to 0xc0001fff; accesses to
+/// others exit always, and are [`ReadDecision::Native`].
+pub fn fill_bitmaps(page: &mut [u8; 4096]) {
+    page.fill(0);
+    for rule in &RULES {
+        for msr in rule.first..=rule.last {
+            if rule.read != ReadDecision::Native {
+                set(page, msr, READ_LOW, READ_HIGH);
+            }
+            if rule.write != WriteDecision::Native {
+                set(page, msr, WRITE_LOW, WRITE_HIGH);
+            }
+        }
+    }
+}
+
+fn set(page: &mut [u8; 4096], msr: u32, low: usize, high: usize) {
+    let (bitmap, bit) = match msr {
+        0..=0x1fff => (low, msr as usize),
+        0xc000_0000..=0xc000_1fff => (high, (msr & 0x1fff) as usize),
+        // No bitmap speaks for it: it exits by itself.
+        _ => return,
+    };
+    page[bitmap + bit / 8] |= 1 << (bit % 8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exits(page: &[u8; 4096], bitmap: usize, msr: u32) -> bool {
+        let bit = (msr & 0x1fff) as usize;
+        page[bitmap + bit / 8] & 1 << (bit % 8) != 0
+    }
+
+    fn bitmaps() -> [u8; 4096] {
+        let mut page = [0xff; 4096];
+        fill_bitmaps(&mut page);
+        page
+    }
+
+    #[test]
+    fn what_exits_is_what_has_a_rule() {
+        let page = bitmaps();
+        for msr in 0..0x2000 {
+            assert_eq!(
+                exits(&page, READ_LOW, msr),
+                read(msr) != ReadDecision::Native,
+                "{msr:#x}"
+            );
+            assert_eq!(
+                exits(&page, WRITE_LOW, msr),
+                write(msr) != WriteDecision::Native,
+                "{msr:#x}"
+            );
+            let high = 0xc000_0000 + msr;
+            assert!(!exits(&page, READ_HIGH, high) && !exits(&page, WRITE_HIGH, high));
+        }
+    }
+
+    #[test]
+    fn what_is_decided() {
+        use WriteDecision::*;
+        let gp = ReadDecision::GeneralProtection;
+        let native = ReadDecision::Native;
+        for (msr, on_read, on_write) in [
+            (0x10, native, Native),
+            (0x1b, native, Native),
+            (0x79, native, Ignore),
+            (0x9b, gp, GeneralProtection),
+            (0xfe, native, Native),
+            (0x1ff, native, Native),
+            (0x200, native, NativeThenMemoryTypes),
+            (0x213, native, NativeThenMemoryTypes),
+            (0x250, native, NativeThenMemoryTypes),
+            (0x251, native, Native),
+            (0x258, native, NativeThenMemoryTypes),
+            (0x259, native, NativeThenMemoryTypes),
+            (0x268, native, NativeThenMemoryTypes),
+            (0x26f, native, NativeThenMemoryTypes),
+            (0x277, native, Native),
+            (0x2ff, native, NativeThenMemoryTypes),
+            (0x47f, native, Native),
+            (0x480, gp, GeneralProtection),
+            (0x48b, gp, GeneralProtection),
+            (0x493, gp, GeneralProtection),
+            (0x570, gp, GeneralProtection),
+            (0xc000_0080, native, Native),
+            (0x4000_0000, native, Native),
+        ] {
+            assert_eq!((read(msr), write(msr)), (on_read, on_write), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn feature_control_reads_as_locked_without_vmx() {
+        let ReadDecision::Masked { clear, set } = read(IA32_FEATURE_CONTROL) else {
+            panic!()
+        };
+        // Locked or not, with VMX, SMX, SGX and LMCE on.
+        for native in [0x16_ff07, 0x16_ff06] {
+            assert_eq!(native & !clear | set, 0x16_0001);
+        }
+        assert_eq!(
+            write(IA32_FEATURE_CONTROL),
+            WriteDecision::GeneralProtection
+        );
+    }
+
+    #[test]
+    fn rules_are_in_order_and_apart() {
+        assert!(RULES.iter().all(|rule| rule.first <= rule.last));
+        assert!(RULES.windows(2).all(|pair| pair[0].last < pair[1].first));
+    }
 }
