@@ -107,11 +107,6 @@ impl Console {
         }
         Ok(output.text)
     }
-
-    /// All that came so far, from the beginning.
-    pub fn transcript(&self) -> String {
-        String::from_utf8_lossy(&self.line.since(0)).replace('\r', "")
-    }
 }
 
 /// The byte offset in `bytes` of the offset `end` in `text`, its lossy form.

@@ -25,7 +25,6 @@ pub struct WireCount {
 /// The bridge between COM2 and a TCP port.
 pub struct DebugLine {
     port: u16,
-    line: Line,
     shared: Arc<Shared>,
 }
 
@@ -50,23 +49,18 @@ impl DebugLine {
         let shared = Arc::new(Shared::default());
         let (from_stub, to_client) = (line.clone(), Arc::clone(&shared));
         thread::spawn(move || pump_down(&from_stub, &to_client));
-        let (to_stub, clients) = (line.clone(), Arc::clone(&shared));
+        let (to_stub, clients) = (line, Arc::clone(&shared));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 accept(client, &to_stub, &clients);
             }
         });
-        Ok(Self { port, line, shared })
+        Ok(Self { port, shared })
     }
 
     /// Where gdb connects: `target remote localhost:PORT`.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// The line itself, for tests that speak on it without gdb.
-    pub fn line(&self) -> &Line {
-        &self.line
     }
 
     /// What has passed.

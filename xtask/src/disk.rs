@@ -2,7 +2,7 @@
 //! and core image, and one ext2 partition that `mke2fs` fills from a folder. Used by `image`.
 
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -103,13 +103,6 @@ pub fn write_flat_disk(path: &Path, contents: &[u8]) -> Result<()> {
     image.write_all(contents)?;
     image.set_len((contents.len() as u64).next_multiple_of(CYLINDER))?;
     Ok(())
-}
-
-/// Overwrites bytes of an image.
-pub fn patch(path: &Path, offset: u64, contents: &[u8]) -> Result<()> {
-    let mut image = File::options().write(true).open(path)?;
-    image.seek(SeekFrom::Start(offset))?;
-    Ok(image.write_all(contents)?)
 }
 
 /// GRUB's boot sector with a partition table of one active Linux partition.

@@ -171,11 +171,6 @@ impl Gdb {
         u64::from_str_radix(digits, 16)
             .with_context(|| format!("gdb: {expression} is not a number: {answer}"))
     }
-
-    /// All commands and answers so far, as a person would see them.
-    pub fn transcript(&self) -> &str {
-        &self.transcript
-    }
 }
 
 /// The script that a person would load: it brings the others.

@@ -182,7 +182,7 @@ fn addresses(kernel: &[u8], tokens: &Tokens, names: &Names) -> Result<Vec<u64>> 
                 if offset >= 0 {
                     u64::from(offset.unsigned_abs())
                 } else {
-                    base.wrapping_add(u64::from((-1 - i64::from(offset)).unsigned_abs()))
+                    base.wrapping_add((-1 - i64::from(offset)).unsigned_abs())
                 }
             })
             .collect());

@@ -4,11 +4,14 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod attach;
+mod bench;
 mod bzimage;
 mod compile;
 mod console;
 mod cpio;
 mod debug_line;
+mod demo;
 mod disk;
 mod emulator;
 mod gdb;
@@ -56,6 +59,9 @@ enum Command {
     Build(compile::BuildArgs),
     Image(image::ImageArgs),
     Run(run::RunArgs),
+    Gdb(attach::GdbArgs),
+    Demo(demo::DemoArgs),
+    Bench(bench::BenchArgs),
     Lint(lint::LintArgs),
     Test(test::TestArgs),
     Vmlinux(vmlinux::VmlinuxArgs),
@@ -79,6 +85,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build(args) => compile::command(&args),
         Command::Image(args) => image::command(&args),
         Command::Run(args) => run::command(&args),
+        Command::Gdb(args) => attach::command(&args),
+        Command::Demo(args) => demo::command(&args),
+        Command::Bench(args) => bench::command(&args),
         Command::Lint(args) => lint::command(&args),
         Command::Vmlinux(args) => vmlinux::command(&args),
     }?;

@@ -213,7 +213,7 @@ fn interact(mut machine: Machine, args: &RunArgs, terminal: bool) -> Result<()> 
 fn send_input(line: &Line, terminal: bool) -> bool {
     const ESCAPE: u8 = 1; // Ctrl-A
     let mut escaped = false;
-    for byte in std::io::stdin().bytes() {
+    for byte in std::io::stdin().lock().bytes() {
         let Ok(byte) = byte else { return false };
         if terminal && escaped {
             escaped = false;

@@ -63,11 +63,6 @@ impl Line {
         Ok(lock(&self.writer).write_all(bytes)?)
     }
 
-    /// How many bytes have come so far.
-    pub fn received(&self) -> usize {
-        lock(&self.received.state).bytes.len()
-    }
-
     /// What came from position `from` on.
     pub fn since(&self, from: usize) -> Vec<u8> {
         let state = lock(&self.received.state);

@@ -4,7 +4,6 @@
 //! `.debug_frame`, so that gdb names functions and walks kernel stacks exactly.
 //! Used by `gdb`, `demo`, and the scenarios.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -12,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use object::endian::LittleEndian as LE;
 use object::read::elf::ElfFile64;
-use object::{Object, ObjectSection, ObjectSymbol};
+use object::{Object, ObjectSection};
 use xshell::Shell;
 
 use crate::bzimage;
@@ -52,19 +51,6 @@ pub fn path(shell: &Shell, kernel: Kernel) -> Result<PathBuf> {
         })
     })?;
     Ok(made.join("vmlinux"))
-}
-
-/// The symbols of `kernel`, by name. Names that occur more than once have their first address.
-pub fn symbols(shell: &Shell, kernel: Kernel) -> Result<HashMap<String, u64>> {
-    let bytes = fs::read(path(shell, kernel)?)?;
-    let file = ElfFile64::<LE>::parse(&*bytes)?;
-    let mut symbols = HashMap::new();
-    for symbol in file.symbols() {
-        symbols
-            .entry(symbol.name()?.to_owned())
-            .or_insert(symbol.address());
-    }
-    Ok(symbols)
 }
 
 fn with_symbols(shell: &Shell, vmlinuz: &[u8]) -> Result<Vec<u8>> {

@@ -45,6 +45,7 @@ pub fn on_each_cpu(workshop: &Workshop) -> Result<()> {
     // What the client reads never shows the breakpoint itself.
     let before = gdb.command("x/1xb kernel_clone")?;
     let address = gdb.number("&kernel_clone")?;
+    let names = Regex::new(r"(?s)#0 .*kernel_clone.*do_syscall_64.*entry_SYSCALL_64")?;
     let mut seen = BTreeSet::new();
     for round in 0..40 {
         let stop = continue_to_stop(&mut gdb)?;
@@ -54,7 +55,6 @@ pub fn on_each_cpu(workshop: &Workshop) -> Result<()> {
         seen.insert(current_thread(&mut gdb)?);
         if round == 0 {
             let stack = gdb.command("backtrace")?;
-            let names = Regex::new(r"(?s)#0 .*kernel_clone.*do_syscall_64.*entry_SYSCALL_64")?;
             ensure!(names.is_match(&stack), "{stack}");
             ensure!(
                 gdb.command("x/1xb kernel_clone")? == before,
