@@ -49,6 +49,11 @@ impl<T> Shared<T> {
         Self(UnsafeCell::new(value))
     }
 
+    /// Where the value of a cell that assembly defines is.
+    pub const fn raw(cell: *const Self) -> *mut T {
+        UnsafeCell::raw_get(cell.cast())
+    }
+
     /// Where the value is.
     pub const fn get(&self) -> *mut T {
         self.0.get()

@@ -44,8 +44,7 @@ pub type Refusal = BiosRegisters;
 
 /// One call of E820: the region and the continuation value.
 pub fn e820(continuation: u32, signature: u32, size: u32) -> Result<(Region, u32), Refusal> {
-    // SAFETY: a buffer of this guest's; its address alone is taken here.
-    let buffer = unsafe { (*(&raw const bios_buffer)).get() };
+    let buffer = Shared::raw(&raw const bios_buffer);
     let answer = modes::bios(
         0x15,
         BiosRegisters {

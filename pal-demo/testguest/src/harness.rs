@@ -19,6 +19,10 @@ pub struct Context {
 }
 
 /// Why a test did not pass.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no allocator to box with"
+)]
 pub enum Failure {
     /// It failed, for this reason.
     Why(heapless::String<240>),

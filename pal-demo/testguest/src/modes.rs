@@ -67,10 +67,10 @@ pub fn bios(vector: u8, registers: BiosRegisters) -> BiosRegisters {
     // arguments do not name, and the callers name buffers of this guest. Only
     // CPU 0 comes here.
     unsafe {
-        (*(&raw const bios_registers)).get().write(registers);
-        (*(&raw const bios_vector)).get().write_volatile(vector);
+        Shared::raw(&raw const bios_registers).write(registers);
+        Shared::raw(&raw const bios_vector).write_volatile(vector);
         real(bios_interrupt as *const () as u32);
-        (*(&raw const bios_registers)).get().read()
+        Shared::raw(&raw const bios_registers).read()
     }
 }
 

@@ -196,6 +196,21 @@ pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Trap> {
     }
 }
 
+/// Executes assembly, given as to `asm!`, and catches the trap that it raises.
+macro_rules! attempt {
+    ($($assembly:tt)*) => {
+        $crate::trap::catch(|| {
+            // SAFETY: the tests pass instructions that trap, or that touch
+            // registers and memory only as their operands say, all of it
+            // this guest's; a trap restores the stack and the registers that
+            // the calling convention keeps.
+            unsafe { ::core::arch::asm!($($assembly)*) }
+        })
+    };
+}
+
+pub(crate) use attempt;
+
 /// Every trap comes here from asm/traps.s.
 #[unsafe(no_mangle)]
 extern "C" fn on_trap(frame: &mut Frame) {

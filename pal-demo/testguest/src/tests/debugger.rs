@@ -74,7 +74,7 @@ pub fn run(context: &Context) -> ! {
     while gdb_quit.load(Relaxed) == 0 {
         let beat = gdb_beat(0);
         gdb_exit();
-        if beat % BEATS_A_LINE == 0 {
+        if beat.is_multiple_of(BEATS_A_LINE) {
             println!("gdb beat {beat}");
         }
         if console::received() == Some(b'q') {

@@ -7,7 +7,7 @@ use crate::descriptors::{self, Shared, USER_RETURN_VECTOR};
 use crate::harness::{Context, Outcome, Test};
 use crate::modes::{Level, far};
 use crate::tests::{expect_gp, expect_ok, expect_trap, expect_ud};
-use crate::trap::{Frame, Trap, catch, vector, with_handler};
+use crate::trap::{Frame, Trap, attempt, catch, vector, with_handler};
 use crate::{apic, check, check_eq, tests, trap};
 
 /// Exceptions and interrupts.
@@ -28,13 +28,10 @@ pub const TESTS: &[Test] = tests![
 ];
 
 fn divide_error(_: &Context) -> Outcome {
-    // SAFETY: faults.
     let trap = expect_trap(
         "DIV by 0",
-        catch(|| unsafe {
-            asm!("lea r11, [rip + 2f]", "2:", "div {:e}", in(reg) 0, out("r11") _,
-             inout("eax") 1 => _, inout("edx") 0 => _);
-        }),
+        attempt!("lea r11, [rip + 2f]", "2:", "div {:e}", in(reg) 0, out("r11") _,
+             inout("eax") 1 => _, inout("edx") 0 => _),
         vector::DE,
         0,
     )?;
@@ -43,68 +40,47 @@ fn divide_error(_: &Context) -> Outcome {
 }
 
 fn breakpoint_and_int_n(_: &Context) -> Outcome {
-    // SAFETY: traps; the address of the next instruction is in R11.
     let trap = expect_trap(
         "INT3",
-        catch(|| unsafe {
-            asm!("lea r11, [rip + 2f]", "int3", "2:", out("r11") _);
-        }),
+        attempt!("lea r11, [rip + 2f]", "int3", "2:", out("r11") _),
         vector::BP,
         0,
     )?;
     check_eq!(trap.frame.rip, trap.frame.r11, "RIP after INT3");
-    // SAFETY: as above.
     let trap = expect_trap(
         "INT 0x80",
-        catch(|| unsafe {
-            asm!("lea r11, [rip + 2f]", "int 0x80", "2:", out("r11") _);
-        }),
+        attempt!("lea r11, [rip + 2f]", "int 0x80", "2:", out("r11") _),
         0x80,
         0,
     )?;
     check_eq!(trap.frame.rip, trap.frame.r11, "RIP after INT 0x80");
     // INT 13 and INT 2 are no exceptions: no error code is pushed, which the
     // stub of vector 13 takes for one; INT 2 blocks no NMIs.
-    // SAFETY: as above.
-    expect_trap(
-        "INT1",
-        catch(|| unsafe { asm!(".byte 0xf1") }),
-        vector::DB,
-        0,
-    )
-    .map(drop)
+    expect_trap("INT1", attempt!(".byte 0xf1"), vector::DB, 0).map(drop)
 }
 
 fn invalid_opcode(_: &Context) -> Outcome {
-    // SAFETY: faults.
     let trap = expect_trap(
         "UD2",
-        catch(|| unsafe {
-            asm!("lea r11, [rip + 2f]", "2:", "ud2", out("r11") _);
-        }),
+        attempt!("lea r11, [rip + 2f]", "2:", "ud2", out("r11") _),
         vector::UD,
         0,
     )?;
     check_eq!(trap.frame.rip, trap.frame.r11, "RIP");
     // LOCK on a register.
-    // SAFETY: faults.
-    expect_ud("LOCK NOP", catch(|| unsafe { asm!(".byte 0xf0, 0x90") }))
+    expect_ud("LOCK NOP", attempt!(".byte 0xf0, 0x90"))
 }
 
 fn general_protection(_: &Context) -> Outcome {
     let address = 1_u64 << 62;
-    // SAFETY: faults.
     expect_gp(
         "non-canonical address",
-        catch(|| unsafe {
-            asm!("mov {}, [{}]", out(reg) _, in(reg) address);
-        }),
+        attempt!("mov {}, [{}]", out(reg) _, in(reg) address),
     )?;
     // A selector beyond the GDT: the error code is the selector's index.
-    // SAFETY: faults.
     expect_trap(
         "selector",
-        catch(|| unsafe { asm!("mov fs, {:e}", in(reg) 0xfff8) }),
+        attempt!("mov fs, {:e}", in(reg) 0xfff8),
         vector::GP,
         0xfff8,
     )?;
@@ -112,27 +88,22 @@ fn general_protection(_: &Context) -> Outcome {
     let mut short = descriptors::idt_pointer();
     short.limit = 16 * 0x60 - 1;
     descriptors::load_idt(&short);
-    // SAFETY: faults.
-    let result = catch(|| unsafe { asm!("int 0x70") });
+    let result = attempt!("int 0x70");
     descriptors::load_idt(&descriptors::idt_pointer());
     expect_trap("INT beyond the IDT", result, vector::GP, 0x70 << 3 | 2).map(drop)
 }
 
 fn stack_and_segment_faults(_: &Context) -> Outcome {
-    // SAFETY: faults; RBP comes back with the catch.
     expect_trap(
         "non-canonical stack access",
-        catch(|| unsafe {
-            asm!("mov {saved}, rbp", "mov rbp, {bad}", "mov {bad}, [rbp]", "mov rbp, {saved}",
-             saved = out(reg) _, bad = inout(reg) 1_u64 << 62 => _);
-        }),
+        attempt!("mov {saved}, rbp", "mov rbp, {bad}", "mov {bad}, [rbp]", "mov rbp, {saved}",
+             saved = out(reg) _, bad = inout(reg) 1_u64 << 62 => _),
         vector::SS,
         0,
     )?;
     // A gate that is not present: index, IDT.
     descriptors::set_gate(0x70, false);
-    // SAFETY: faults.
-    let result = catch(|| unsafe { asm!("int 0x70") });
+    let result = attempt!("int 0x70");
     descriptors::set_gate(0x70, true);
     expect_trap("absent gate", result, vector::NP, 0x70 << 3 | 2).map(drop)
 }
@@ -165,8 +136,7 @@ fn map(entries: &[u64]) {
         table.0[..entries.len()].copy_from_slice(entries);
         (*tables[1]).0[0] = tables[2] as u64 | 7;
         (*tables[0]).0[0] = tables[1] as u64 | 7;
-        (*(&raw const pml4))
-            .get()
+        Shared::raw(&raw const pml4)
             .cast::<u64>()
             .add(2)
             .write_volatile(tables[0] as u64 | 7);
@@ -270,8 +240,7 @@ fn page_fault_in_ring_3(_: &Context) -> Outcome {
 fn double_fault(_: &Context) -> Outcome {
     map(&[0]);
     descriptors::set_gate(vector::PF, false);
-    // SAFETY: faults.
-    let result = catch(|| unsafe { asm!("mov {0}, [{0}]", inout(reg) WINDOW => _) });
+    let result = attempt!("mov {0}, [{0}]", inout(reg) WINDOW => _);
     descriptors::set_gate(vector::PF, true);
     expect_trap("#PF whose gate is absent", result, vector::DF, 0).map(drop)
 }
@@ -279,21 +248,14 @@ fn double_fault(_: &Context) -> Outcome {
 fn simd_and_x87_errors(_: &Context) -> Outcome {
     let unmasked = 0x1f80_u32 & !(1 << 9);
     let usual = 0x1f80_u32;
-    // SAFETY: the division faults; MXCSR is set back.
-    let result = catch(|| unsafe {
-        asm!("ldmxcsr [{}]", "xorps xmm1, xmm1", "divss xmm0, xmm1", in(reg) &unmasked,
+    let result = attempt!("ldmxcsr [{}]", "xorps xmm1, xmm1", "divss xmm0, xmm1", in(reg) &unmasked,
              out("xmm0") _, out("xmm1") _);
-    });
     // SAFETY: the value of reset, exceptions masked.
     unsafe { asm!("ldmxcsr [{}]", in(reg) &usual) };
     expect_trap("unmasked division by zero", result, vector::XM, 0)?;
     let control = 0x037b_u16;
-    // SAFETY: FWAIT reports the pending division by zero (NE is set), and
-    // FNINIT clears it.
-    let result = catch(|| unsafe {
-        asm!("fninit", "fldcw [{}]", "fld1", "fldz", "fdivp st(1), st", "fwait",
+    let result = attempt!("fninit", "fldcw [{}]", "fld1", "fldz", "fdivp st(1), st", "fwait",
              in(reg) &control);
-    });
     // SAFETY: back to the state after a start.
     unsafe { asm!("fninit") };
     expect_trap("x87 division by zero", result, vector::MF, 0).map(drop)

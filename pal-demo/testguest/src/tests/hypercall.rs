@@ -4,6 +4,7 @@ use core::arch::{asm, global_asm};
 
 use stillpoint_abi::{Hypercall, HypercallResult};
 
+use crate::descriptors::Shared;
 use crate::harness::{Context, Outcome, Test};
 use crate::modes::{self, Level, far, vmcall_and_return};
 use crate::tests::{expect_ok, expect_trap, expect_ud};
@@ -93,14 +94,14 @@ global_asm!(
 unsafe extern "C" {
     fn vmcall_real();
     fn vmcall_protected();
-    static vmcall_result: crate::descriptors::Shared<u32>;
+    static vmcall_result: Shared<u32>;
 }
 
 fn test_from_other_modes(context: &Context) -> Outcome {
     context.require_stillpoint()?;
     // SAFETY: the routines follow the rules of `modes` and store to one word.
     unsafe {
-        let result = (*(&raw const vmcall_result)).get();
+        let result = Shared::raw(&raw const vmcall_result);
         result.write_volatile(0xffff_ffff);
         modes::real(vmcall_real as *const () as u32);
         check_eq!(result.read_volatile(), 0, "result in real mode");

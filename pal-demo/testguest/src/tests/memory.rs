@@ -8,7 +8,7 @@ use crate::descriptors::{self, IST_SPARE, SPARE_STACK_VECTOR, Shared};
 use crate::firmware::{self, USABLE};
 use crate::harness::{Context, Failure, Outcome, Test};
 use crate::tests::{expect_gp, expect_ok};
-use crate::trap::{Trap, catch, vector};
+use crate::trap::{Trap, attempt, catch, vector};
 use crate::{check, check_eq, tests};
 
 /// Memory.
@@ -104,7 +104,7 @@ fn usable_memory_holds_what_is_written(_: &Context) -> Outcome {
         if start >= region.end() {
             continue;
         }
-        for address in [start, (start + region.end()) / 2 & !7, region.end() - 8] {
+        for address in [start, ((start + region.end()) / 2) & !7, region.end() - 8] {
             let pattern = address.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             expect_ok("write", catch(|| write_quad(address, pattern)))?;
             check_eq!(read_quad(address), pattern, "at {address:#x}");
@@ -168,38 +168,21 @@ fn hypervisor_refuses_writes(context: &Context) -> Outcome {
         expect_gp("store", catch(|| write_quad(address & !7, u64::MAX)))?;
         check_eq!(read_quad(address & !7), 0, "after a store at {address:#x}");
     }
-    // SAFETY: each faults.
     expect_gp(
         "XCHG",
-        catch(|| unsafe {
-            asm!("xchg [{}], {}", in(reg) middle, inout(reg) 1_u64 => _);
-        }),
+        attempt!("xchg [{}], {}", in(reg) middle, inout(reg) 1_u64 => _),
     )?;
-    // SAFETY: as above.
     expect_gp(
         "LOCK XADD",
-        catch(|| unsafe {
-            asm!("lock xadd [{}], {}", in(reg) middle, inout(reg) 1_u64 => _);
-        }),
+        attempt!("lock xadd [{}], {}", in(reg) middle, inout(reg) 1_u64 => _),
     )?;
-    // SAFETY: as above.
-    expect_gp(
-        "INC",
-        catch(|| unsafe { asm!("inc qword ptr [{}]", in(reg) middle) }),
-    )?;
-    // SAFETY: as above; the stack pointer comes back with the trap.
+    expect_gp("INC", attempt!("inc qword ptr [{}]", in(reg) middle))?;
     expect_gp(
         "PUSH",
-        catch(|| unsafe {
-            asm!("mov {saved}, rsp", "mov rsp, {stack}", "push rax", "mov rsp, {saved}",
-             saved = out(reg) _, stack = in(reg) middle);
-        }),
+        attempt!("mov {saved}, rsp", "mov rsp, {stack}", "push rax", "mov rsp, {saved}",
+             saved = out(reg) _, stack = in(reg) middle),
     )?;
-    // SAFETY: as above.
-    expect_gp(
-        "FXSAVE",
-        catch(|| unsafe { asm!("fxsave64 [{}]", in(reg) middle & !63) }),
-    )?;
+    expect_gp("FXSAVE", attempt!("fxsave64 [{}]", in(reg) middle & !63))?;
     check_eq!(read_quad(middle & !7), 0, "after all of them");
     // The fault is the instruction's: RIP is at it.
     let trap = catch(|| {
@@ -349,7 +332,7 @@ fn with_window<R>(address: u64, f: impl FnOnce() -> R) -> R {
     // SAFETY: entry 1 maps addresses that nothing else uses; the TLB is
     // flushed by writing CR3 before and after.
     unsafe {
-        let entry = (*(&raw const pml4)).get().cast::<u64>().add(1);
+        let entry = Shared::raw(&raw const pml4).cast::<u64>().add(1);
         entry.write_volatile(address | 7);
         cpu::write_cr3(cpu::read_cr3());
         let result = f();
@@ -369,7 +352,7 @@ fn page_table_in_the_hypervisor(context: &Context) -> Outcome {
     // One level further down.
     let directory = DIRECTORY.get();
     // SAFETY: the table is this test's.
-    unsafe { (*directory).0[0] = range.start + 8192 | 7 };
+    unsafe { (*directory).0[0] = (range.start + 8192) | 7 };
     let result = with_window(directory as u64, || catch(|| read_quad(WINDOW + 8)));
     let trap = super::expect_trap("a page directory in the range", result, vector::PF, 0)?;
     check_eq!(trap.cr2, WINDOW + 8, "CR2");
@@ -382,8 +365,7 @@ fn interrupt_stack_in_the_hypervisor(context: &Context) -> Outcome {
     // Delivering the interrupt writes its stack: an EPT violation in the
     // middle of an event.
     descriptors::set_interrupt_stack(0, IST_SPARE, range.start + 4096);
-    // SAFETY: the interrupt's gate leads to a stub of trap.rs's.
-    let result: Result<(), Trap> = catch(|| unsafe { asm!("int {}", const SPARE_STACK_VECTOR) });
+    let result: Result<(), Trap> = attempt!("int {}", const SPARE_STACK_VECTOR);
     descriptors::set_interrupt_stack(0, IST_SPARE, descriptors::default_stack(0, IST_SPARE));
     let Err(trap) = result else {
         crate::fail!("the interrupt was delivered")
@@ -393,8 +375,7 @@ fn interrupt_stack_in_the_hypervisor(context: &Context) -> Outcome {
         "an interrupt stack in the range: {trap}"
     );
     // With its stack back the same interrupt arrives.
-    // SAFETY: as above.
-    let result: Result<(), Trap> = catch(|| unsafe { asm!("int {}", const SPARE_STACK_VECTOR) });
+    let result: Result<(), Trap> = attempt!("int {}", const SPARE_STACK_VECTOR);
     let Err(trap) = result else {
         crate::fail!("no interrupt afterwards")
     };

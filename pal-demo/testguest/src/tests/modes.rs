@@ -156,7 +156,7 @@ fn results(run: unsafe fn(u32), routine: unsafe extern "C" fn()) -> [u32; 8] {
     // SAFETY: the routines of this file follow the rules of `modes`, and their
     // paging maps the code and the stack that they use.
     unsafe {
-        let results = (*(&raw const mode_results)).get();
+        let results = Shared::raw(&raw const mode_results);
         results.write_volatile([0xdead_beef; 8]);
         run(routine as *const () as u32);
         results.read_volatile()

@@ -218,7 +218,7 @@ fn nmi_with_stack(stack: u64) -> Result<bool, trap::Trap> {
 /// After an NMI whose delivery failed, the next one is an ordinary one.
 fn next_nmi_is_delivered() -> Outcome {
     // The failed NMI itself may come again, or not: that is the processor's.
-    with_handler(vector::NMI, nothing, || quiet());
+    with_handler(vector::NMI, nothing, quiet);
     let before = count();
     with_handler(vector::NMI, nothing, || {
         send();

@@ -8,11 +8,12 @@ use stillpoint_abi::Hypercall;
 
 use crate::apic::{self, Destination, Message};
 use crate::boot::MAX_CPUS;
+use crate::descriptors::Shared;
 use crate::harness::{Context, Outcome, Test};
 use crate::tests::memory;
 use crate::tests::state::{Exits, hold};
-use crate::trap::{self, Frame, catch, vector, with_handler};
-use crate::{check, check_eq, cpu, descriptors, fail, smp, tests};
+use crate::trap::{self, Frame, attempt, vector, with_handler};
+use crate::{check, check_eq, cpu, fail, smp, tests};
 
 /// Several CPUs.
 pub const TESTS: &[Test] = tests![
@@ -112,14 +113,14 @@ fn broadcast_starts_every_cpu(context: &Context) -> Outcome {
 unsafe extern "C" {
     /// EAX, EBX, ECX, EDX, ESI, EDI, EBP, ESP, CR0, CR2, CR3, CR4, EFLAGS, CS,
     /// DS, SS as the last CPU that started found them (asm/boot.s).
-    static ap_initial: descriptors::Shared<[u32; 16]>;
+    static ap_initial: Shared<[u32; 16]>;
 }
 
 fn state_after_init(context: &Context) -> Outcome {
     for index in all(context)? {
         check!(smp::start(index), "CPU {index} does not start");
         // SAFETY: the CPU has written it before it arrived; no other starts.
-        let state = unsafe { (*(&raw const ap_initial)).get().read_volatile() };
+        let state = unsafe { Shared::raw(&raw const ap_initial).read_volatile() };
         // Intel SDM vol. 3, ch. 10, table of the states after INIT.
         for (what, found, expected) in [
             ("EAX", state[0], 0),
@@ -295,9 +296,7 @@ fn storm_of_violations(context: &Context) -> Outcome {
                 }
             }
             if round % 8 == 0 {
-                // SAFETY: the store faults.
-                let result =
-                    catch(|| unsafe { asm!("mov [{}], rsp", in(reg) start + 8, options(nostack)) });
+                let result = attempt!("mov [{}], rsp", in(reg) start + 8, options(nostack));
                 if !matches!(result, Err(trap) if trap.vector() == vector::GP) {
                     problem(index, 2);
                 }
@@ -446,8 +445,8 @@ fn nmis_all_round_are_exact(context: &Context) -> Outcome {
         }
         everywhere(context, send_round)?;
         cpu::wait_until(20_000, || false);
-        for index in 0..context.config.cpus {
-            let count = trap::count(index, vector::NMI) - before[index];
+        for (index, before) in before.iter().enumerate().take(context.config.cpus) {
+            let count = trap::count(index, vector::NMI) - before;
             check_eq!(count, NMIS_ROUND, "NMIs of CPU {index}");
         }
         Ok(())

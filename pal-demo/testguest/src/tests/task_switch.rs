@@ -50,7 +50,7 @@ fn descriptor(base: u32) -> u64 {
 /// The type field of a task's descriptor: 9 available, 11 busy.
 fn kind(index: usize) -> u64 {
     // SAFETY: the descriptors are this test's.
-    unsafe { (*(*(&raw const gdt_tss32)).get())[index] >> 40 & 0xf }
+    unsafe { (*Shared::raw(&raw const gdt_tss32))[index] >> 40 & 0xf }
 }
 
 fn task(entry: unsafe extern "C" fn(), stack: &Shared<[u32; 256]>, eax: u32) -> Tss {
@@ -74,13 +74,13 @@ fn task_switches_by_jump_call_and_gate(_: &Context) -> Outcome {
         TASKS[0].get().write([0; 26]);
         TASKS[1].get().write(task(task_b, &STACKS[0], 0x7a5b));
         TASKS[2].get().write(task(task_c, &STACKS[1], 0));
-        let descriptors = (*(&raw const gdt_tss32)).get();
+        let descriptors = Shared::raw(&raw const gdt_tss32);
         for (index, tss) in TASKS.iter().enumerate() {
             (*descriptors)[index] = descriptor(tss.get() as u32);
         }
-        (*(&raw const task_trace)).get().write([0; 10]);
+        Shared::raw(&raw const task_trace).write([0; 10]);
         modes::protected(task_switches as *const () as u32);
-        trace = (*(&raw const task_trace)).get().read_volatile();
+        trace = Shared::raw(&raw const task_trace).read_volatile();
         tasks = [
             TASKS[0].get().read_volatile(),
             TASKS[1].get().read_volatile(),

@@ -7,7 +7,7 @@ use crate::cpu::{self, cpuid, cpuid_count};
 use crate::harness::{Context, Outcome, Test};
 use crate::modes::{Level, far};
 use crate::tests::{expect_ok, expect_trap, expect_ud};
-use crate::trap::{Trap, catch, vector};
+use crate::trap::{Trap, attempt, catch, vector};
 use crate::{check, tests};
 
 /// VMX instructions and enabled features.
@@ -75,20 +75,10 @@ fn vmx_instructions_are_undefined_in_ring_3(_: &Context) -> Outcome {
 }
 
 fn other_undefined_instructions(_: &Context) -> Outcome {
-    // SAFETY: none of these does anything but fault, as the features are off.
-    expect_ud("RSM", catch(|| unsafe { asm!("rsm") }))?;
-    // SAFETY: as above; GETSEC leaf 0 would report capabilities.
-    expect_ud(
-        "GETSEC",
-        catch(|| unsafe { asm!("getsec", inout("eax") 0 => _) }),
-    )?;
-    // SAFETY: as above.
-    expect_ud(
-        "VMFUNC",
-        catch(|| unsafe { asm!("vmfunc", in("eax") 0, in("ecx") 0) }),
-    )?;
-    // SAFETY: as above.
-    expect_ud("UD2", catch(|| unsafe { asm!("ud2") }))
+    expect_ud("RSM", attempt!("rsm"))?;
+    expect_ud("GETSEC", attempt!("getsec", inout("eax") 0 => _))?;
+    expect_ud("VMFUNC", attempt!("vmfunc", in("eax") 0, in("ecx") 0))?;
+    expect_ud("UD2", attempt!("ud2"))
 }
 
 fn advertised_instructions_work(_: &Context) -> Outcome {
@@ -108,61 +98,34 @@ fn advertised_instructions_work(_: &Context) -> Outcome {
     }
     if structured.ebx & 1 << 10 != 0 {
         let descriptor = [0_u64; 2];
-        // SAFETY: invalidates translations; type 2 takes no descriptor's values.
-        let all = catch(|| unsafe {
-            asm!("invpcid {}, [{}]", in(reg) 2_u64, in(reg) &descriptor);
-        });
+        let all = attempt!("invpcid {}, [{}]", in(reg) 2_u64, in(reg) &descriptor);
         expect_ok("INVPCID", all)?;
     }
     if basic.ecx & 1 << 30 != 0 {
-        // SAFETY: draws a random number.
-        expect_ok("RDRAND", catch(|| unsafe { asm!("rdrand {}", out(reg) _) }))?;
+        expect_ok("RDRAND", attempt!("rdrand {}", out(reg) _))?;
     }
     if structured.ebx & 1 << 18 != 0 {
-        // SAFETY: draws a random number.
-        expect_ok("RDSEED", catch(|| unsafe { asm!("rdseed {}", out(reg) _) }))?;
+        expect_ok("RDSEED", attempt!("rdseed {}", out(reg) _))?;
     }
     if basic.ecx & 1 << 3 != 0 {
         let line = [0_u8; 64];
-        // SAFETY: arms a monitor on this stack; no MWAIT follows.
         expect_ok(
             "MONITOR",
-            catch(|| unsafe {
-                asm!("monitor", in("rax") line.as_ptr(), in("ecx") 0, in("edx") 0);
-            }),
+            attempt!("monitor", in("rax") line.as_ptr(), in("ecx") 0, in("edx") 0),
         )?;
     }
     if basic.ecx & 1 << 23 != 0 {
-        // SAFETY: counts bits.
-        expect_ok(
-            "POPCNT",
-            catch(|| unsafe { asm!("popcnt {}, {0}", out(reg) _) }),
-        )?;
+        expect_ok("POPCNT", attempt!("popcnt {}, {0}", out(reg) _))?;
     }
-    // SAFETY: reads a clock.
-    expect_ok(
-        "RDTSC",
-        catch(|| unsafe { asm!("rdtsc", out("eax") _, out("edx") _) }),
-    )?;
-    // SAFETY: a hint.
-    expect_ok("PAUSE", catch(|| unsafe { asm!("pause") })).map(drop)
+    expect_ok("RDTSC", attempt!("rdtsc", out("eax") _, out("edx") _))?;
+    expect_ok("PAUSE", attempt!("pause")).map(drop)
 }
 
 fn cache_and_tlb_instructions_work(_: &Context) -> Outcome {
     let word = 0x5a5a_u64;
-    // SAFETY: writes the caches back; memory keeps its contents. INVD is left
-    // out: on a real processor it would lose what was not written back.
-    expect_ok("WBINVD", catch(|| unsafe { asm!("wbinvd") }))?;
-    // SAFETY: drops a translation that is walked again.
-    expect_ok(
-        "INVLPG",
-        catch(|| unsafe { asm!("invlpg [{}]", in(reg) &word) }),
-    )?;
-    // SAFETY: writes a line back.
-    expect_ok(
-        "CLFLUSH",
-        catch(|| unsafe { asm!("clflush [{}]", in(reg) &word) }),
-    )?;
+    expect_ok("WBINVD", attempt!("wbinvd"))?;
+    expect_ok("INVLPG", attempt!("invlpg [{}]", in(reg) &word))?;
+    expect_ok("CLFLUSH", attempt!("clflush [{}]", in(reg) &word))?;
     check!(word == 0x5a5a, "memory changed");
     // SAFETY: stores the table registers to this stack.
     expect_ok(
