@@ -38,6 +38,8 @@ pub enum Kind {
     Integer,
     /// A code address.
     Code,
+    /// A data address.
+    Data,
     /// EFLAGS, with its bits named.
     Flags,
     /// The x87's 80-bit format.
@@ -140,8 +142,8 @@ pub static REGISTERS: [RegisterInfo; 78] = [
     general("rdx", 3),
     general("rsi", 4),
     general("rdi", 5),
-    general("rbp", 6),
-    general("rsp", 7),
+    entry("rbp", 8, Feature::Core, Kind::Data, Source::General(6)),
+    entry("rsp", 8, Feature::Core, Kind::Data, Source::General(7)),
     general("r8", 8),
     general("r9", 9),
     general("r10", 10),

@@ -65,32 +65,29 @@ impl Write for Window<'_> {
     }
 }
 
-/// EFLAGS bits by name and position. Intel SDM, order number 325462-081US, September
-/// 2023, volume 1, section 3.4.3 "EFLAGS Register".
-const FLAGS: [(&str, u32); 17] = [
-    ("CF", 0),
-    ("PF", 2),
-    ("AF", 4),
-    ("ZF", 6),
-    ("SF", 7),
-    ("TF", 8),
-    ("IF", 9),
-    ("DF", 10),
-    ("OF", 11),
-    ("IOPL", 12),
-    ("NT", 14),
-    ("RF", 16),
-    ("VM", 17),
-    ("AC", 18),
-    ("VIF", 19),
-    ("VIP", 20),
-    ("ID", 21),
+/// EFLAGS bits by name, first and last position. Intel SDM, order number 325462-081US,
+/// September 2023, volume 1, section 3.4.3 "EFLAGS Register".
+const FLAGS: [(&str, u32, u32); 15] = [
+    ("CF", 0, 0),
+    ("PF", 2, 2),
+    ("AF", 4, 4),
+    ("ZF", 6, 6),
+    ("SF", 7, 7),
+    ("TF", 8, 8),
+    ("IF", 9, 9),
+    ("DF", 10, 10),
+    ("OF", 11, 11),
+    ("IOPL", 12, 13),
+    ("NT", 14, 14),
+    ("RF", 16, 16),
+    ("VM", 17, 17),
+    ("AC", 18, 18),
+    ("ID", 21, 21),
 ];
 
 /// Prints the target description.
 pub fn write_target_xml(out: &mut dyn Write) -> fmt::Result {
     out.write_str(concat!(
-        "<?xml version=\"1.0\"?>",
         "<!DOCTYPE target [<!ATTLIST reg bitsize CDATA \"64\">]>",
         "<target><architecture>i386:x86-64</architecture>",
     ))?;
@@ -108,6 +105,7 @@ pub fn write_target_xml(out: &mut dyn Write) -> fmt::Result {
             Kind::Integer if register.size == 8 => {}
             Kind::Integer => write!(out, " bitsize=\"{}\"", register.size * 8)?,
             Kind::Code => out.write_str(" type=\"code_ptr\"")?,
+            Kind::Data => out.write_str(" type=\"data_ptr\"")?,
             Kind::Flags => out.write_str(" type=\"f\"")?,
             Kind::X87 => out.write_str(" type=\"i387_ext\"")?,
             Kind::Vector => out.write_str(" type=\"v\"")?,
@@ -121,12 +119,11 @@ fn write_feature_start(feature: Feature, out: &mut dyn Write) -> fmt::Result {
     match feature {
         Feature::Core => {
             out.write_str("<feature name=\"org.gnu.gdb.i386.core\"><flags id=\"f\" size=\"4\">")?;
-            for (name, start) in FLAGS {
-                write!(out, "<field name=\"{name}\" start=\"{start}\"")?;
-                if name == "IOPL" {
-                    out.write_str(" end=\"13\"")?;
-                }
-                out.write_str("/>")?;
+            for (name, start, end) in FLAGS {
+                write!(
+                    out,
+                    "<field name=\"{name}\" start=\"{start}\" end=\"{end}\"/>"
+                )?;
             }
             out.write_str("</flags>")
         }
@@ -148,7 +145,7 @@ pub fn write_threads_xml<M: Machine>(
     stopped: CpuIndex,
     out: &mut dyn Write,
 ) -> fmt::Result {
-    out.write_str("<?xml version=\"1.0\"?><threads>")?;
+    out.write_str("<threads>")?;
     for cpu in stopped_first(stopped, machine.cpu_count()) {
         let id = thread_id(cpu);
         write!(
