@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use object::endian::LittleEndian as LE;
 use object::read::elf::ElfFile64;
-use object::{Object, ObjectSegment};
+use object::{Object, ObjectSection};
 use xshell::Shell;
 
 use crate::compile;
@@ -38,19 +38,21 @@ impl TestGuest {
     }
 }
 
-/// What the boot sector expects on the disk: the loadable segments from [`BASE`] on.
+/// What the boot sector expects on the disk: the sections that have an address. Not the segments:
+/// the linker puts the file's headers into one of them.
 fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
     let file = ElfFile64::<LE>::parse(elf)?;
     let mut flat = Vec::new();
-    for segment in file.segments() {
-        let data = segment.data()?;
+    for section in file.sections().filter(|section| section.address() != 0) {
+        // What has no contents is cleared by the guest itself.
+        let data = section.data()?;
         if data.is_empty() {
-            continue; // cleared by the guest itself
+            continue;
         }
-        let start = segment
+        let start = section
             .address()
             .checked_sub(BASE)
-            .context("a segment lies below the boot sector")?;
+            .context("a section lies below the boot sector")?;
         let start = usize::try_from(start)?;
         if flat.len() < start + data.len() {
             flat.resize(start + data.len(), 0);
