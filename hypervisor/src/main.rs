@@ -25,10 +25,9 @@ use spin::Once;
 use stillpoint_abi::detect::pack_version;
 use stillpoint_core::addr::{Gpa, Hpa, PAGE_SIZE, PhysRange};
 use stillpoint_core::cmdline::{self, CommandLine, LogPort};
-use stillpoint_core::cpu_state::{StartState, at_boot_sector};
+use stillpoint_core::cpu_state::{self, StartState};
 use stillpoint_core::memmap::{self, MemoryMap};
 use stillpoint_quiesce::Rendezvous;
-use vmcs_inspect::Field;
 
 use crate::boot::multiboot::BootLoader;
 use crate::boot::{acpi, multiboot, relocate};
@@ -38,6 +37,7 @@ use crate::log::log;
 use crate::memory::frames::FRAMES;
 use crate::memory::tables::HostTables;
 use crate::memory::{bios, guest, layout, tables};
+use crate::serial::{COM2, Serial};
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{ept, io, setup, state};
 
@@ -113,10 +113,20 @@ extern "C" fn boot_main(multiboot_info: u32) -> ! {
         (map.hypervisor.len() - FRAMES.left()) / 1024,
         map.hypervisor.len() / 1024
     );
+    open_debugger(options);
     log::leave_console();
     RENDEZVOUS.join(bsp.index);
     vcpu.start_state = StartState::Running;
-    vcpu.run()
+    vcpu.run(options.wait)
+}
+
+/// Opens the debugger's line, if one is asked for.
+fn open_debugger(options: CommandLine) {
+    let Some(port) = options.debug else { return };
+    match Serial::new(COM2, port.baud()) {
+        Ok(line) => debug::open(line),
+        Err(_) => refuse("debug=com2, but no UART answers at port 0x2f8"),
+    }
 }
 
 fn read_options(loader: &BootLoader) -> CommandLine {
@@ -166,7 +176,9 @@ fn enter_vmx(cpu: &'static PerCpu) -> Result<Vcpu, setup::SetupError> {
     let selectors = descriptors.load();
     let controls = setup::start(cpu, selectors)?;
     let pat = msr::read(msr::IA32_PAT).unwrap_or(0);
-    vmx::instructions::set(Field::GUEST_IA32_PAT, pat);
+    for (field, value) in cpu_state::first_fields(pat) {
+        vmx::instructions::set(field, value);
+    }
     Ok(Vcpu::new(cpu, controls))
 }
 
@@ -195,11 +207,11 @@ extern "C" fn ap_main() -> ! {
     smp::arrived();
     match vcpu {
         Ok(mut vcpu) => {
-            vcpu.load(&stillpoint_core::cpu_state::after_init(&Vcpu::reset_input()));
+            vcpu.load(&cpu_state::after_init(&vcpu.reset_input()));
             RENDEZVOUS.join(cpu.index);
             vcpu.park();
             READY.fetch_add(1, Ordering::SeqCst);
-            vcpu.run()
+            vcpu.run(false)
         }
         Err(why) => {
             log!("{why}");
@@ -224,5 +236,5 @@ fn load_boot_sector(vcpu: &mut Vcpu, loader: &BootLoader, drive: u8) {
     if guest::write(Gpa::new(0x7c00), &loader.boot_sector).is_err() {
         refuse("there is no memory at 0x7c00");
     }
-    vcpu.load(&at_boot_sector(&Vcpu::reset_input(), drive));
+    vcpu.load(&cpu_state::at_boot_sector(&vcpu.reset_input(), drive));
 }

@@ -2,15 +2,15 @@
 
 use core::panic::PanicInfo;
 
-use crate::cpu::halt_forever;
+use crate::debug::host;
 use crate::log::{self, log};
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     log::retake_console();
-    log!("panic: {}", info.message());
+    log!("the hypervisor panicked: {}", info.message());
     if let Some(location) = info.location() {
         log!("  at {location}");
     }
-    halt_forever()
+    host::panicked()
 }

@@ -96,6 +96,11 @@ impl<const N: usize> Rendezvous<N> {
         self.generation.load(SeqCst)
     }
 
+    /// The last stop that a CPU has joined.
+    pub fn acknowledged(&self, cpu: usize) -> u64 {
+        self.cpus[cpu].acked.load(SeqCst)
+    }
+
     /// The CPU that holds the machine or is taking it.
     pub fn owner(&self) -> Option<usize> {
         match self.owner.load(SeqCst) {

@@ -30,5 +30,5 @@ pub fn handle(frame: &mut Frame) {
         frame.rip = entry.fix_up;
         return;
     }
-    debug::host_fault(frame)
+    debug::host::fault(frame)
 }

@@ -1,61 +1,172 @@
-//! The debugger's side of the hypervisor: stopping the machine, and what enters
-//! the stub without being asked.
+//! The debugger's side of the hypervisor: how the machine comes to a stop, and
+//! what enters the stub without being asked.
+//!
+//! One [`Session`] talks to the debugger's line. It runs on the CPU that holds
+//! the machine, whichever that is; the others stand in the rendezvous and serve
+//! its requests ([`remote`]).
 
+pub mod host;
+pub mod metal;
+mod metal_memory;
+mod metal_registers;
+mod probe;
 pub mod registers;
 pub mod remote;
+mod step;
 
-use gdb_stub::{StopKind, StopReason};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use gdb_stub::{Int3Owner, Poll, Resume, Session, StopKind, StopReason};
+use spin::Mutex;
+use stillpoint_core::events::Event;
 use vmcs_inspect::InterruptionInfo;
 
+use self::metal::Metal;
 use crate::RENDEZVOUS;
 use crate::cpu::apic::ApicNmi;
 use crate::cpu::halt_forever;
-use crate::cpu::interrupts::Frame;
 use crate::log::{self, log};
+use crate::serial::Serial;
+use crate::vmx::entry;
 use crate::vmx::instructions::VmxFailure;
 use crate::vmx::vcpu::Vcpu;
 
+/// The session, if the command line asks for one. Locked only by the CPU that
+/// holds the machine, and for the moment of a poll, which never waits.
+static SESSION: Mutex<Option<Session<Serial>>> = Mutex::new(None);
+
+/// The `Vcpu` of the CPU that holds the machine, while the session runs on it.
+static OWNER: AtomicPtr<Vcpu> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Opens the debugger's line.
+pub fn open(port: Serial) {
+    *SESSION.lock() = Some(Session::new(port));
+}
+
+/// Whose the #BP is that the guest has run into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Breakpoint {
+    /// The debugger's, and it has been dealt with; or it was taken out meanwhile.
+    /// Either way the guest goes on at RIP.
+    Debuggers,
+    /// The guest's.
+    Guests,
+}
+
 /// Runs `work` with every other CPU stopped.
-pub fn with_machine_stopped(vcpu: &mut Vcpu, work: impl FnOnce(&mut Vcpu)) {
+pub fn with_machine_stopped<T>(vcpu: &mut Vcpu, work: impl FnOnce(&mut Vcpu) -> T) -> T {
+    // While the debugger steps this CPU, the machine is stopped already.
+    if vcpu.stepping {
+        return work(vcpu);
+    }
     let me = vcpu.cpu.index;
     let taken = RENDEZVOUS.stop(me, &ApicNmi, vcpu);
-    work(vcpu);
+    let result = work(vcpu);
     if taken {
         RENDEZVOUS.release(me);
-        crate::vmx::entry::make_look_again(vcpu.cpu);
+        entry::make_look_again(vcpu.cpu);
     }
+    result
+}
+
+/// Runs `work` with the session, on the CPU that holds the machine. `None` if
+/// there is no session, or it is what has failed.
+fn with_session<T>(vcpu: &mut Vcpu, work: impl FnOnce(&mut Session<Serial>) -> T) -> Option<T> {
+    let mut session = SESSION.try_lock()?;
+    let session = session.as_mut()?;
+    OWNER.store(vcpu, Ordering::Release);
+    let result = work(session);
+    OWNER.store(core::ptr::null_mut(), Ordering::Release);
+    Some(result)
 }
 
 /// Polls the debugger's line, on the CPU that has the timer.
-pub fn poll(_vcpu: &mut Vcpu) {}
-
-/// Stops the machine and lets a person look.
-pub fn stop(vcpu: &mut Vcpu, reason: StopReason) {
-    log::retake_console();
-    log!("stop: {reason:?} rip {:#x} qual {:#x} gpa {:#x}",
-        crate::vmx::instructions::get(vmcs_inspect::Field::GUEST_RIP),
-        crate::vmx::instructions::get(vmcs_inspect::Field::EXIT_QUALIFICATION),
-        crate::vmx::instructions::get(vmcs_inspect::Field::GUEST_PHYSICAL_ADDRESS),
-        );
-    let _ = vcpu;
-    halt_forever()
+pub fn poll(vcpu: &mut Vcpu) {
+    if vcpu.stepping {
+        return;
+    }
+    let wanted = SESSION
+        .try_lock()
+        .and_then(|mut session| session.as_mut().map(Session::poll));
+    if wanted == Some(Poll::Stop) {
+        vcpu.stop(StopKind::DebugLine);
+    }
 }
 
-/// A VM entry failed.
+/// Stops the machine and lets a person look, until it is to go on.
+pub fn stop(vcpu: &mut Vcpu, reason: StopReason) {
+    if vcpu.stepping {
+        vcpu.stopped_in_step = Some(reason.kind);
+        return;
+    }
+    let talked = with_machine_stopped(vcpu, |vcpu| {
+        loop {
+            let resume = with_session(vcpu, |session| session.stopped(&mut Metal, reason));
+            match (resume, reason.kind) {
+                (None, _) => break false,
+                // There is nothing to go on with.
+                (Some(_), StopKind::EntryFailure | StopKind::UnknownExit(_)) => {}
+                (Some(Resume::Continue | Resume::Detached), _) => break true,
+            }
+        }
+    });
+    if !talked {
+        log::retake_console();
+        log!("the machine cannot go on: {:?} on CPU {}", reason.kind, reason.cpu);
+        log!("start it with debug=com2 to look inside");
+        with_machine_stopped(vcpu, |_| halt_forever())
+    }
+}
+
+/// A VM entry failed: on COM1 the reason, in the stub everything else.
 pub fn entry_failed(vcpu: &mut Vcpu, failure: Option<VmxFailure>) {
     log::retake_console();
-    log!("VM entry failed: {failure:?}");
+    match failure.and_then(VmxFailure::error) {
+        Some(error) => log!("VM entry failed on CPU {}: {error}", vcpu.cpu.index),
+        None => log!("VM entry failed on CPU {}: {failure:?}", vcpu.cpu.index),
+    }
+    metal::report_violations();
     vcpu.stop(StopKind::EntryFailure);
 }
 
-/// Is this exception the debugger's?
-pub fn claims_exception(_vcpu: &mut Vcpu, _info: InterruptionInfo) -> Option<StopKind> {
-    None
+/// The guest has executed INT3 while the debugger has breakpoints.
+pub fn breakpoint(vcpu: &mut Vcpu) -> Breakpoint {
+    let Some(gpa) = metal::translate_rip() else {
+        return Breakpoint::Guests;
+    };
+    let owner = with_machine_stopped(vcpu, |vcpu| {
+        with_session(vcpu, |session| session.int3_owner(&mut Metal, gpa))
+    });
+    match owner {
+        Some(Int3Owner::Client) => {
+            vcpu.stop(StopKind::SoftwareBreakpoint);
+            Breakpoint::Debuggers
+        }
+        Some(Int3Owner::Gone) => Breakpoint::Debuggers,
+        Some(Int3Owner::Guest) | None => Breakpoint::Guests,
+    }
 }
 
-/// The hypervisor itself took an exception.
-pub fn host_fault(frame: &mut Frame) {
-    log::retake_console();
-    log!("host fault: vector {} error {:#x} rip {:#x} rsp {:#x}", frame.vector, frame.error, frame.rip, frame.rsp);
-    halt_forever()
+/// #BP or #DB, which only the debugger makes an exit.
+pub fn exception(vcpu: &mut Vcpu, info: InterruptionInfo, original: Option<Event>) -> bool {
+    let stop = match info.vector() {
+        3 => {
+            if breakpoint(vcpu) == Breakpoint::Guests {
+                return false;
+            }
+            None
+        }
+        1 => match registers::debug_exception(vcpu) {
+            registers::DebugException::Guests => return false,
+            registers::DebugException::Stop(kind) => Some(kind),
+        },
+        _ => return false,
+    };
+    if let Some(event) = original {
+        vcpu.inject(event);
+    }
+    if let Some(kind) = stop {
+        vcpu.stop(kind);
+    }
+    true
 }

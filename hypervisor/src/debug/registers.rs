@@ -1,7 +1,19 @@
 //! The debug registers, which guest and debugger share.
+//!
+//! While the debugger has hardware breakpoints, the processor's DR0 to DR3 and
+//! DR7 are the debugger's; the guest's are kept here, its moves to and from them
+//! exit and see its own values. Its own breakpoints do not trigger meanwhile.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use gdb_stub::StopKind;
+use gdb_stub::machine::{HardwareBreakpoints, WatchCondition};
+use spin::Mutex;
+use stillpoint_core::registers::Gpr;
+use vmcs_inspect::{Field, PrimaryControls};
+
+use crate::vmx::instructions::{get, set};
 use crate::vmx::vcpu::Vcpu;
 
 /// The guest's debug registers, while the debugger uses the real ones.
@@ -13,17 +25,180 @@ pub struct GuestDebug {
     pub dr7: u64,
 }
 
-/// After INIT: DR0 to DR3 are 0, DR6 is as given.
-pub fn reset(dr6: u64) {
-    // SAFETY: the hypervisor sets no breakpoints of its own.
+/// What the debugger wants on every CPU.
+#[derive(Clone, Copy)]
+struct Plan {
+    hardware: HardwareBreakpoints,
+    int3_exits: bool,
+}
+
+static PLAN: Mutex<Plan> = Mutex::new(Plan {
+    hardware: HardwareBreakpoints { slots: [None; 4] },
+    int3_exits: false,
+});
+
+/// Grows with each change of the plan; every CPU catches up when it next looks.
+static EPOCH: AtomicU64 = AtomicU64::new(0);
+
+/// Changes the hardware breakpoints, with the machine stopped.
+pub fn set_hardware(hardware: HardwareBreakpoints) {
+    PLAN.lock().hardware = hardware;
+    EPOCH.fetch_add(1, SeqCst);
+}
+
+/// Makes #BP exit or not, with the machine stopped.
+pub fn set_int3_exits(on: bool) {
+    PLAN.lock().int3_exits = on;
+    EPOCH.fetch_add(1, SeqCst);
+}
+
+/// Puts the plan into use on this CPU, if it has changed.
+pub fn catch_up(vcpu: &mut Vcpu) {
+    let epoch = EPOCH.load(SeqCst);
+    if vcpu.debug_epoch == epoch {
+        return;
+    }
+    vcpu.debug_epoch = epoch;
+    let plan = *PLAN.lock();
+    let own = plan.hardware.is_empty();
+    match (vcpu.guest_debug, own) {
+        (None, true) => {}
+        (Some(guest), true) => {
+            write_addresses(&guest.address);
+            set(Field::GUEST_DR7, guest.dr7);
+            vcpu.guest_debug = None;
+        }
+        (kept, false) => {
+            vcpu.guest_debug = kept.or_else(|| {
+                Some(GuestDebug {
+                    address: read_addresses(),
+                    dr7: get(Field::GUEST_DR7),
+                })
+            });
+            let slots = plan.hardware.slots;
+            write_addresses(&slots.map(|slot| slot.map_or(0, |b| b.address)));
+            set(Field::GUEST_DR7, plan.hardware.dr7());
+        }
+    }
+    vcpu.control(PrimaryControls::MOV_DR_EXITING, !own);
+    let exceptions = u64::from(!own) << 1 | u64::from(plan.int3_exits) << 3;
+    set(Field::EXCEPTION_BITMAP, exceptions);
+}
+
+/// Whose a #DB is.
+pub enum DebugException {
+    /// The debugger's breakpoint.
+    Stop(StopKind),
+    /// The guest's: single-stepping by itself, or INT1.
+    Guests,
+}
+
+/// A #DB that has exited (Intel SDM vol. 3, 28.2.1, table "Exit Qualification for
+/// Debug Exceptions").
+pub fn debug_exception(vcpu: &Vcpu) -> DebugException {
+    let hit = get(Field::EXIT_QUALIFICATION);
+    let slots = PLAN.lock().hardware.slots;
+    for (n, slot) in (0u8..).zip(slots) {
+        if let Some(breakpoint) = slot
+            && hit & (1 << n) != 0
+        {
+            return DebugException::Stop(match breakpoint.condition {
+                WatchCondition::Execute => StopKind::HardwareBreakpoint(n),
+                WatchCondition::Write | WatchCondition::ReadWrite => StopKind::Watchpoint(n),
+            });
+        }
+    }
+    // The exit came before DR6 was written: the guest is to find there what it
+    // would have found.
+    const STICKY: u64 = 0xf | 1 << 13 | 1 << 14;
+    if vcpu.guest_debug.is_some() {
+        write_dr6(read_dr6() | hit & STICKY);
+    }
+    DebugException::Guests
+}
+
+/// After INIT: DR0 to DR3 are 0, DR6 is as given. DR7 is in the VMCS.
+pub fn reset(vcpu: &mut Vcpu, dr6: u64) {
+    write_dr6(dr6);
+    match &mut vcpu.guest_debug {
+        None => write_addresses(&[0; 4]),
+        Some(guest) => {
+            *guest = GuestDebug {
+                address: [0; 4],
+                dr7: get(Field::GUEST_DR7),
+            };
+            set(Field::GUEST_DR7, PLAN.lock().hardware.dr7());
+        }
+    }
+}
+
+/// Exit reason 29: MOV to or from a debug register, while the debugger has them.
+pub fn mov_dr(vcpu: &mut Vcpu) {
+    const CR4_DE: u64 = 1 << 3;
+    const FROM: u64 = 1 << 4;
+    let qualification = get(Field::EXIT_QUALIFICATION);
+    let register = Gpr::from_number((qualification >> 8) as u8 & 15);
+    let number = match (qualification & 7) as usize {
+        4 | 5 if get(Field::GUEST_CR4) & CR4_DE != 0 => return vcpu.invalid_opcode(),
+        4 | 6 => 6,
+        5 | 7 => 7,
+        n => n,
+    };
+    let mut guest = vcpu.guest_debug.unwrap_or_default();
+    if qualification & FROM != 0 {
+        let value = match number {
+            6 => read_dr6(),
+            7 => guest.dr7,
+            n => guest.address[n],
+        };
+        vcpu.set_gpr(register, value);
+    } else {
+        let mut value = vcpu.gpr(register);
+        if !vcpu.in_64_bit_code() {
+            value &= 0xffff_ffff;
+        }
+        if number >= 6 && value >> 32 != 0 {
+            return vcpu.general_protection();
+        }
+        match number {
+            6 => write_dr6(value & 0xe00f | 0xffff_0ff0),
+            7 => guest.dr7 = value & 0xffff_2fff | 1 << 10,
+            n => guest.address[n] = value,
+        }
+        vcpu.guest_debug = Some(guest);
+    }
+    vcpu.skip_instruction();
+}
+
+fn read_addresses() -> [u64; 4] {
+    let mut address = [0u64; 4];
+    // SAFETY: reading debug registers in ring 0; DR7.GD is clear after a VM exit.
     unsafe {
-        asm!("mov dr0, {zero}", "mov dr1, {zero}", "mov dr2, {zero}", "mov dr3, {zero}",
-             "mov dr6, {dr6}", zero = in(reg) 0u64, dr6 = in(reg) dr6,
+        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3",
+             out(reg) address[0], out(reg) address[1], out(reg) address[2], out(reg) address[3],
+             options(nomem, nostack, preserves_flags));
+    }
+    address
+}
+
+fn write_addresses(address: &[u64; 4]) {
+    // SAFETY: DR7 enables no breakpoint in VMX root operation (Intel SDM vol. 3,
+    // 28.5.1: VM exits set it to 400H), so the addresses are inert here.
+    unsafe {
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
+             in(reg) address[0], in(reg) address[1], in(reg) address[2], in(reg) address[3],
              options(nomem, nostack, preserves_flags));
     }
 }
 
-/// Exit reason 29.
-pub fn mov_dr(vcpu: &mut Vcpu) {
-    vcpu.skip_instruction();
+fn read_dr6() -> u64 {
+    let value: u64;
+    // SAFETY: as in `read_addresses`.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+fn write_dr6(value: u64) {
+    // SAFETY: DR6 is a status register; the hypervisor does not look at it.
+    unsafe { asm!("mov dr6, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
 }

@@ -18,7 +18,7 @@ pub struct WorkSlot {
 }
 
 /// A closure on the owner's stack, which waits for it.
-struct Request<'a>(&'a mut (dyn FnMut(&mut Vcpu) + Send));
+struct Request<'a>(&'a mut dyn FnMut(&mut Vcpu));
 
 /// The CPU is parked, or not stopped: nobody would answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,8 @@ pub struct NotServing;
 pub fn serve(slot: &WorkSlot, vcpu: &mut Vcpu) {
     if slot.state.load(Ordering::Acquire) == POSTED {
         let request = slot.request.load(Ordering::Acquire);
-        // SAFETY: `on` keeps the request alive, and does not touch it, until DONE.
+        // SAFETY: `on` keeps the request alive, and does not touch it, until DONE: the
+        // closure runs here instead of there, never in both places.
         unsafe { ((*request).0)(vcpu) };
         slot.state.store(DONE, Ordering::Release);
     }
@@ -40,7 +41,7 @@ pub fn serve(slot: &WorkSlot, vcpu: &mut Vcpu) {
 ///
 /// # Errors
 /// [`NotServing`]
-pub fn on(cpu: &PerCpu, work: &mut (dyn FnMut(&mut Vcpu) + Send)) -> Result<(), NotServing> {
+pub fn on(cpu: &PerCpu, work: &mut dyn FnMut(&mut Vcpu)) -> Result<(), NotServing> {
     if cpu.index == percpu::this().index || !RENDEZVOUS.serves(cpu.index) {
         return Err(NotServing);
     }

@@ -2,7 +2,7 @@
 //! `stillpoint_core`; here it is asked and carried out. Fields are read when
 //! they are needed, and not before.
 
-mod control_registers;
+pub mod control_registers;
 mod hypercalls;
 mod interrupts;
 mod memory;
@@ -123,13 +123,9 @@ fn execute_cpuid(vcpu: &mut Vcpu) {
 
 fn read_msr(vcpu: &mut Vcpu) {
     let index = vcpu.registers.gprs[Gpr::Rcx] as u32;
-    let feature_control = match index {
-        msr::IA32_FEATURE_CONTROL => msr::read(index).unwrap_or(0),
-        _ => 0,
-    };
-    let value = match stillpoint_core::msr::read(index, feature_control) {
-        ReadDecision::Value(value) => Ok(value),
+    let value = match stillpoint_core::msr::read(index) {
         ReadDecision::Native => msr::read(index),
+        ReadDecision::Masked { clear, set } => msr::read(index).map(|value| value & !clear | set),
         ReadDecision::GeneralProtection => Err(msr::MsrFault),
     };
     match value {
@@ -149,7 +145,7 @@ fn write_msr(vcpu: &mut Vcpu) {
     // SAFETY: the policy lets through only what the guest could write natively,
     // none of which the hypervisor runs on.
     let native = || unsafe { msr::write(index, value) };
-    let result = match stillpoint_core::msr::write(index, value) {
+    let result = match stillpoint_core::msr::write(index) {
         WriteDecision::Native => native(),
         WriteDecision::NativeThenMemoryTypes => native().map(|()| {
             if ept::memory_types_changed() {

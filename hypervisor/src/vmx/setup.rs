@@ -150,7 +150,6 @@ fn write_controls(cpu: &PerCpu, controls: &ControlValues) {
         set(Field::VPID, cpu.index as u64 + 1);
     }
     ept::use_guest_view();
-    set(Field::VMCS_LINK_POINTER, u64::MAX);
 }
 
 fn write_host_state(cpu: &'static PerCpu, selectors: Selectors) {

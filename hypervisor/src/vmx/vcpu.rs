@@ -37,6 +37,10 @@ pub struct Vcpu {
     /// DR0 to DR3 and DR7 as the guest believes them, while the debugger uses the
     /// registers.
     pub guest_debug: Option<debug::registers::GuestDebug>,
+    /// What would have stopped the machine, had it not been a step's.
+    pub stopped_in_step: Option<StopKind>,
+    /// The debugger's changes that this CPU has caught up with.
+    pub debug_epoch: u64,
     launched: bool,
 }
 
@@ -88,6 +92,8 @@ impl Vcpu {
             zero_view: false,
             stepping: false,
             guest_debug: None,
+            stopped_in_step: None,
+            debug_epoch: 0,
             launched: false,
         }
     }
@@ -103,23 +109,27 @@ impl Vcpu {
         unsafe {
             core::arch::asm!("mov cr2, {}", in(reg) reset.cr2, options(nomem, nostack));
         }
-        debug::registers::reset(reset.dr6);
+        debug::registers::reset(self, reset.dr6);
     }
 
     /// What the states after INIT and at the boot sector depend on.
-    pub fn reset_input() -> ResetInput {
+    pub fn reset_input(&self) -> ResetInput {
         ResetInput {
             fixed: state::fixed_bits(),
             signature: state::cpuid(1, 0).eax,
-            cr0: 0x10,
+            cr0: get(Field::GUEST_CR0),
+            entry_controls: self.controls.entry,
         }
     }
 
-    /// Runs the guest for ever.
-    pub fn run(mut self) -> ! {
+    /// Runs the guest for ever; `wait`: from a stop in the debugger on.
+    pub fn run(mut self, wait: bool) -> ! {
         self.cpu.vcpu.store(&raw mut self, Ordering::Release);
         self.arm_timer();
         entry::make_look_again(self.cpu);
+        if wait {
+            self.stop(StopKind::Wait);
+        }
         loop {
             self.run_once();
         }
@@ -149,7 +159,10 @@ impl Vcpu {
     /// the flag again, and the entry sequence sees that.
     fn look(&mut self) {
         self.cpu.pending.store(0, Ordering::SeqCst);
-        RENDEZVOUS.look(self.cpu.index, self);
+        if !self.stepping {
+            RENDEZVOUS.look(self.cpu.index, self);
+        }
+        debug::registers::catch_up(self);
         ept::catch_up(self.cpu);
         self.deliver_nmis();
     }
@@ -159,14 +172,15 @@ impl Vcpu {
         let interruptibility = interruptibility();
         let blocked = interruptibility.contains(GuestInterruptibility::BLOCKING_BY_NMI);
         let owed = RENDEZVOUS.settle(me, blocked);
-        let activity = get(Field::GUEST_ACTIVITY_STATE) as u32;
+        let activity = ActivityState::from_raw(get(Field::GUEST_ACTIVITY_STATE) as u32)
+            .unwrap_or(ActivityState::Active);
         let state = NmiState {
             owed,
             interruptibility,
             injecting: get(Field::VM_ENTRY_INTERRUPTION_INFO) >> 31 != 0,
             stepping: self.stepping,
             in_pal: false,
-            can_take: activity <= ActivityState::Hlt.raw(),
+            activity,
         };
         let window = match events::owed_nmi(&state) {
             NmiAction::Nothing | NmiAction::Hold => false,
@@ -193,10 +207,11 @@ impl Vcpu {
 
     /// The next entry delivers this event.
     pub fn inject(&mut self, event: Event) {
-        debug_assert!(
-            !event.is_nmi() || !interruptibility().contains(GuestInterruptibility::BLOCKING_BY_NMI)
+        // A processor refuses such an entry; an emulator may not.
+        assert!(
+            !event.info.is_nmi() || !interruptibility().contains(GuestInterruptibility::BLOCKING_BY_NMI)
         );
-        set(Field::VM_ENTRY_INTERRUPTION_INFO, u64::from(event.info));
+        set(Field::VM_ENTRY_INTERRUPTION_INFO, u64::from(event.info.raw()));
         set(Field::VM_ENTRY_EXCEPTION_ERROR_CODE, u64::from(event.error_code));
         set(
             Field::VM_ENTRY_INSTRUCTION_LENGTH,
@@ -302,11 +317,7 @@ impl Vcpu {
     pub fn start_action(&mut self, action: StartAction) {
         match action {
             StartAction::Park => {
-                let input = ResetInput {
-                    cr0: get(Field::GUEST_CR0),
-                    ..Self::reset_input()
-                };
-                self.load(&cpu_state::after_init(&input));
+                self.load(&cpu_state::after_init(&self.reset_input()));
                 self.park();
             }
             StartAction::Start(vector) => {

@@ -18,20 +18,25 @@ fn register(real: Field, shadow: Field, mask: Field) -> ControlRegister {
     }
 }
 
-/// Exit reason 28. The qualification's format: Intel SDM vol. 3, 28.2.1 "Basic
-/// VM-Exit Information", table "Exit Qualification for Control-Register Accesses".
-pub fn access(vcpu: &mut Vcpu) {
-    let qualification = get(Field::EXIT_QUALIFICATION);
-    let source = Gpr::from_number((qualification >> 8) as u8 & 15);
-    let fixed = state::fixed_bits();
-    let modes = GuestModes {
+/// What the rules for a move to a control register look at, on this CPU.
+pub fn modes() -> GuestModes {
+    GuestModes {
         cr0: register(Field::GUEST_CR0, Field::CR0_READ_SHADOW, Field::CR0_GUEST_HOST_MASK),
         cr4: register(Field::GUEST_CR4, Field::CR4_READ_SHADOW, Field::CR4_GUEST_HOST_MASK),
         efer: get(Field::GUEST_IA32_EFER),
         cr3: get(Field::GUEST_CR3),
         cs_l: get(Field::GUEST_CS_ACCESS_RIGHTS) & (1 << 13) != 0,
         tr_is_16_bit: get(Field::GUEST_TR_ACCESS_RIGHTS) & 0xf == 3,
-    };
+    }
+}
+
+/// Exit reason 28. The qualification's format: Intel SDM vol. 3, 28.2.1 "Basic
+/// VM-Exit Information", table "Exit Qualification for Control-Register Accesses".
+pub fn access(vcpu: &mut Vcpu) {
+    let qualification = get(Field::EXIT_QUALIFICATION);
+    let source = Gpr::from_number((qualification >> 8) as u8 & 15);
+    let fixed = state::fixed_bits();
+    let modes = modes();
     let value = |vcpu: &Vcpu| {
         let value = vcpu.gpr(source);
         if vcpu.in_64_bit_code() { value } else { value & 0xffff_ffff }

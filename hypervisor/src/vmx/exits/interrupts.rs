@@ -15,8 +15,8 @@ use crate::vmx::vcpu::Vcpu;
 /// The event that was being delivered when this exit came. Such an exit has not
 /// delivered it, so it is the hypervisor's to inject again.
 pub fn interrupted_delivery() -> Option<Event> {
-    let info = get(Field::IDT_VECTORING_INFO) as u32;
-    if info >> 31 == 0 {
+    let info = idt_vectoring();
+    if !info.valid() {
         return None;
     }
     let again = events::reinjection(
@@ -30,9 +30,13 @@ pub fn interrupted_delivery() -> Option<Event> {
     Some(again.event)
 }
 
+fn idt_vectoring() -> InterruptionInfo {
+    InterruptionInfo::from_raw(get(Field::IDT_VECTORING_INFO) as u32)
+}
+
 /// An IRET had unblocked NMIs when the exit undid it: they are blocked again.
 pub fn undo_iret(kind: ExitKind) {
-    if events::nmi_unblocked_by_iret(kind, get(Field::IDT_VECTORING_INFO) as u32) {
+    if events::nmi_unblocked_by_iret(kind, idt_vectoring()) {
         set_nmi_blocking(true);
     }
 }
@@ -58,19 +62,15 @@ pub fn exception_or_nmi(vcpu: &mut Vcpu) {
         return;
     }
     let original = interrupted_delivery();
-    undo_iret(ExitKind::Exception(info.raw()));
-    if let Some(stop) = debug::claims_exception(vcpu, info) {
-        if let Some(event) = original {
-            vcpu.inject(event);
-        }
-        return vcpu.stop(stop);
+    undo_iret(ExitKind::Exception(info));
+    if debug::exception(vcpu, info, original) {
+        return;
     }
-    let length = get(Field::VM_EXIT_INSTRUCTION_LENGTH) as u32;
-    let exception = Event {
-        info: info.for_entry().raw(),
-        error_code: get(Field::VM_EXIT_INTERRUPTION_ERROR_CODE) as u32,
-        instruction_length: length,
-    };
+    let exception = Event::reflect(
+        info,
+        get(Field::VM_EXIT_INTERRUPTION_ERROR_CODE) as u32,
+        get(Field::VM_EXIT_INSTRUCTION_LENGTH) as u32,
+    );
     vcpu.fault_during(original, exception);
 }
 

@@ -1,0 +1,132 @@
+//! Memory as the stub sees it: a CPU's guest-virtual memory, guest-physical
+//! memory, or the hypervisor's own for a CPU that failed in it.
+
+use gdb_stub::machine::{CpuIndex, MachineError, Memory};
+use stillpoint_core::addr::{Gpa, Gva};
+use stillpoint_core::paging::{
+    self, Access, AccessKind, AccessMode, PagingRegs, Partial,
+};
+use vmcs_inspect::{Field, VmcsAccess};
+
+use super::metal::{self, Metal, is_parked};
+use super::{host, probe};
+use crate::memory::guest::{self, GuestMemory};
+use crate::vmx::instructions::Current;
+use crate::vmx::state;
+
+/// What decides how that guest translates addresses.
+fn paging_registers(vmcs: &mut dyn VmcsAccess) -> PagingRegs {
+    let mut read = |field| vmcs.read(field).unwrap_or(0);
+    PagingRegs {
+        cr0: read(Field::GUEST_CR0),
+        cr3: read(Field::GUEST_CR3),
+        cr4: read(Field::GUEST_CR4),
+        efer: read(Field::GUEST_IA32_EFER),
+        pdptes: Some([
+            read(Field::GUEST_PDPTE0),
+            read(Field::GUEST_PDPTE1),
+            read(Field::GUEST_PDPTE2),
+            read(Field::GUEST_PDPTE3),
+        ]),
+        rflags: read(Field::GUEST_RFLAGS),
+        max_phys_addr: state::capabilities().cpuid.physical_address_width,
+        pages_1g: state::cpuid(0x8000_0001, 0).edx & (1 << 26) != 0,
+        pkru: None,
+    }
+}
+
+fn paging_of(cpu: CpuIndex) -> Result<PagingRegs, MachineError> {
+    let target = metal::per_cpu(cpu)?;
+    if is_parked(target) {
+        return Ok(paging_registers(&mut target.published.vmcs()));
+    }
+    let mut registers = PagingRegs::default();
+    metal::on(cpu, &mut |_| registers = paging_registers(&mut Current))?;
+    Ok(registers)
+}
+
+fn translate(registers: &PagingRegs, gva: u64) -> Result<u64, MachineError> {
+    let access = Access {
+        kind: AccessKind::Read,
+        mode: AccessMode::Debugger,
+    };
+    paging::walk(&mut GuestMemory, registers, Gva::new(gva), access)
+        .map(|translation| translation.gpa.as_u64())
+        .map_err(|_| MachineError::BadAddress)
+}
+
+/// Translates by the paging of the CPU that runs this.
+pub fn translate_here(gva: u64) -> Result<u64, MachineError> {
+    translate(&paging_registers(&mut Current), gva)
+}
+
+fn stopped_in_hypervisor(cpu: CpuIndex) -> bool {
+    host::stopped().is_some_and(|stopped| stopped.cpu == cpu.as_usize())
+}
+
+/// Bytes done, none being an error.
+fn done(result: Result<(), Partial>, len: usize) -> Result<usize, MachineError> {
+    match result {
+        Ok(()) => Ok(len),
+        Err(partial) => at_least_one(partial.done),
+    }
+}
+
+fn at_least_one(done: usize) -> Result<usize, MachineError> {
+    if done == 0 {
+        Err(MachineError::BadAddress)
+    } else {
+        Ok(done)
+    }
+}
+
+impl Memory for Metal {
+    fn read_virtual(
+        &mut self,
+        cpu: CpuIndex,
+        gva: u64,
+        data: &mut [u8],
+    ) -> Result<usize, MachineError> {
+        if stopped_in_hypervisor(cpu) {
+            return at_least_one(probe::read(gva, data));
+        }
+        let registers = paging_of(cpu)?;
+        let len = data.len();
+        let mode = AccessMode::Debugger;
+        done(
+            paging::read_virtual(&mut GuestMemory, &registers, Gva::new(gva), data, mode),
+            len,
+        )
+    }
+
+    fn write_virtual(
+        &mut self,
+        cpu: CpuIndex,
+        gva: u64,
+        data: &[u8],
+    ) -> Result<usize, MachineError> {
+        if stopped_in_hypervisor(cpu) {
+            return at_least_one(probe::write(gva, data));
+        }
+        let registers = paging_of(cpu)?;
+        let mode = AccessMode::Debugger;
+        done(
+            paging::write_virtual(&mut GuestMemory, &registers, Gva::new(gva), data, mode),
+            data.len(),
+        )
+    }
+
+    fn translate(&mut self, cpu: CpuIndex, gva: u64) -> Result<u64, MachineError> {
+        translate(&paging_of(cpu)?, gva)
+    }
+
+    fn read_physical(&mut self, gpa: u64, data: &mut [u8]) -> Result<usize, MachineError> {
+        guest::read(Gpa::new(gpa), data).map_err(|_| MachineError::BadAddress)?;
+        Ok(data.len())
+    }
+
+    fn write_physical(&mut self, gpa: u64, data: &[u8]) -> Result<usize, MachineError> {
+        guest::write(Gpa::new(gpa), data).map_err(|_| MachineError::BadAddress)?;
+        Ok(data.len())
+    }
+}
