@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
-use stillpoint_abi::{Hypercall, detect};
+use stillpoint_abi::{Hypercall, TestHook, detect};
 
 /// Proof that the detection leaf answered: VMCALL reaches TrustVisor here.
 #[derive(Clone, Copy, Debug)]
@@ -57,23 +57,41 @@ impl TrustVisor {
     /// addresses among its arguments, or take pages away (REG). The caller
     /// answers for those addresses as for a raw pointer's.
     pub unsafe fn call(&self, command: u32, arguments: [u64; 4]) -> u64 {
-        let [rcx, rdx, rsi, rdi] = arguments;
-        let result: u64;
-        // SAFETY: detection has shown that a hypervisor answers VMCALL, so it
-        // is no #UD. It preserves every register but RAX. What the command
-        // does to memory is the caller's promise; nothing here tells the
-        // compiler that memory stays as it was.
-        unsafe {
-            asm!(
-                "vmcall",
-                inlateout("rax") u64::from(command) => result,
-                in("rcx") rcx,
-                in("rdx") rdx,
-                in("rsi") rsi,
-                in("rdi") rdi,
-                options(nostack),
-            );
-        }
-        result
+        // SAFETY: the caller's promise.
+        unsafe { vmcall(command, arguments)[0] }
     }
+
+    /// A hypercall that only an image with test hooks answers: RAX, RCX, RDX.
+    /// An image without them answers 1 (failure).
+    pub fn test_hook(&self, hook: TestHook) -> [u64; 3] {
+        // SAFETY: no test hook takes an address. What they may do to the
+        // machine they do to the hypervisor, not to this program's memory.
+        unsafe { vmcall(hook.command(), [0; 4]) }
+    }
+}
+
+/// VMCALL; RAX, RCX and RDX as it leaves them.
+///
+/// # Safety
+///
+/// Detection must have shown that VMCALL is answered, and the command and its
+/// arguments must be sound for this program's memory.
+unsafe fn vmcall(command: u32, arguments: [u64; 4]) -> [u64; 3] {
+    let [mut rcx, mut rdx, rsi, rdi] = arguments;
+    let rax: u64;
+    // SAFETY: the caller's promise. Test hooks answer in RCX and RDX too; every
+    // other register is kept. Nothing here tells the compiler that memory
+    // stays as it was.
+    unsafe {
+        asm!(
+            "vmcall",
+            inlateout("rax") u64::from(command) => rax,
+            inlateout("rcx") rcx,
+            inlateout("rdx") rdx,
+            in("rsi") rsi,
+            in("rdi") rdi,
+            options(nostack),
+        );
+    }
+    [rax, rcx, rdx]
 }

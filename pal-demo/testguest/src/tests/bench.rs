@@ -11,7 +11,7 @@ use stillpoint_abi::{Hypercall, HypercallResult, TestHook};
 use crate::descriptors::Shared;
 use crate::harness::{Context, Outcome, Test};
 use crate::tests::memory;
-use crate::{check, cpu, fail, println, smp, tests};
+use crate::{check, check_eq, cpu, fail, println, smp, tests};
 
 /// Benchmarks.
 pub const TESTS: &[Test] = tests![
@@ -76,21 +76,21 @@ fn bench_cpuid_exit(_: &Context) -> Outcome {
     Ok(())
 }
 
-/// VMCALL; RAX.
-fn vmcall(command: u32, rcx: u64) -> u64 {
-    let result;
+/// VMCALL; RAX, RCX and RDX.
+fn vmcall(command: u32) -> [u64; 3] {
+    let (rax, rcx, rdx);
     // SAFETY: the commands used here touch no memory of this guest.
     unsafe {
-        asm!("vmcall", inout("rax") u64::from(command) => result, in("rcx") rcx,
-             options(nostack));
+        asm!("vmcall", inout("rax") u64::from(command) => rax, inout("rcx") 1_u64 => rcx,
+             out("rdx") rdx, options(nostack));
     }
-    result
+    [rax, rcx, rdx]
 }
 
 fn bench_test_hypercall(context: &Context) -> Outcome {
     context.require_stillpoint()?;
     measure("test_hypercall", || {
-        black_box(vmcall(Hypercall::Test.command(), 1));
+        black_box(vmcall(Hypercall::Test.command()));
     });
     Ok(())
 }
@@ -110,9 +110,9 @@ fn bench_quiesce(context: &Context) -> Outcome {
     if let Err(index) = smp::start_all(cpus) {
         fail!("CPU {index} does not start");
     }
-    let round = || vmcall(TestHook::QuiesceRound.command(), 0);
+    let round = || vmcall(TestHook::QuiesceRound.command());
     check!(
-        round() != HypercallResult::Failure.code(),
+        round()[0] == HypercallResult::Success.code(),
         "the image has no test hooks (cargo feature test-hooks)"
     );
     let (stop, whole) = (samples(0), samples(1));
@@ -121,9 +121,14 @@ fn bench_quiesce(context: &Context) -> Outcome {
     }
     for (stop, whole) in stop.iter_mut().zip(whole.iter_mut()) {
         let start = cpu::rdtsc();
-        *stop = round();
-        *whole = cpu::rdtsc().wrapping_sub(start);
-        check!(*stop <= *whole, "stopped after {stop} ticks of {whole}");
+        let result;
+        [result, *stop, *whole] = round();
+        let elapsed = cpu::rdtsc().wrapping_sub(start);
+        check_eq!(result, HypercallResult::Success.code(), "result");
+        check!(
+            *stop <= *whole && *whole <= elapsed,
+            "stopped after {stop}, released after {whole} of {elapsed} ticks"
+        );
     }
     report(format_args!("quiesce_stop_{cpus}"), stop);
     report(format_args!("quiesce_round_{cpus}"), whole);

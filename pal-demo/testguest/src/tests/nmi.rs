@@ -3,6 +3,8 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use stillpoint_abi::{HypercallResult, TestHook};
+
 use crate::apic::{self, Destination, Message};
 use crate::descriptors::{self, IST_NMI};
 use crate::harness::{Context, Outcome, Test};
@@ -19,6 +21,7 @@ pub const TESTS: &[Test] = tests![
     nmi_during_another_handler,
     page_fault_during_nmi_delivery,
     nmi_stack_in_the_hypervisor,
+    nmis_owed_by_the_hypervisor_are_exact,
 ];
 
 /// Ticks in which an NMI that should not come would have come.
@@ -259,4 +262,41 @@ fn nmi_stack_in_the_hypervisor(context: &Context) -> Outcome {
         "an NMI stack in the hypervisor's range: {trap}"
     );
     next_nmi_is_delivered()
+}
+
+/// The hypervisor owes an NMI on request; whether the image has that hook.
+fn owe() -> bool {
+    let result: u64;
+    // SAFETY: the hook touches no memory of this guest.
+    unsafe {
+        asm!("vmcall", inout("rax") u64::from(TestHook::OweNmi.command()) => result,
+             options(nostack));
+    }
+    result == HypercallResult::Success.code()
+}
+
+fn nmis_owed_by_the_hypervisor_are_exact(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let before = count();
+    with_handler(vector::NMI, nothing, || {
+        if !owe() {
+            // The release image: an unknown command, and no NMI.
+            quiet();
+            check_eq!(count() - before, 0, "NMIs without test hooks");
+            return Ok(());
+        }
+        for round in 1..=200 {
+            check!(
+                cpu::wait_until(SOON, || count() - before >= round),
+                "NMI {round} did not come"
+            );
+            check_eq!(count() - before, round, "NMIs after {round}");
+            if round != 200 {
+                owe();
+            }
+        }
+        quiet();
+        check_eq!(count() - before, 200, "NMIs");
+        Ok(())
+    })
 }

@@ -55,6 +55,10 @@ fn record(frame: &mut Frame) {
         }
         // An instruction breakpoint is a fault: let the instruction pass.
         frame.rflags |= RF;
+        if index >= LIMIT {
+            // It does not pass: let the test fail, not hang.
+            cpu::write_dr7(0x400);
+        }
     } else if RECORDED.load(Relaxed) != 0 {
         frame.rflags &= !TF;
     }
@@ -278,7 +282,9 @@ fn instruction_breakpoints_at_and_after_cpuid(_: &Context) -> Outcome {
     }
     let start = code as *const () as u64;
     // CPUID is resumed with RF set; RF must not live past it, or the second
-    // breakpoint would be missed.
+    // breakpoint would be missed. With several CPUs Bochs 3.0 forgets RF
+    // between two turns and reports the first one for ever, on the bare
+    // machine as well: so `suite=basic` is for a machine with one CPU.
     with_breakpoints(start + 1, start + 3, DR7_EXECUTE, || {
         run(code, false, 0, 0, &[(1, B0), (3, B1)])
     })
