@@ -9,9 +9,9 @@ use crate::machine::{CpuActivity, CpuIndex, Machine, StopKind, StopReason};
 /// Writes what `cpu` was doing when the machine stopped.
 pub fn write_activity<M: Machine>(machine: &M, cpu: CpuIndex, out: &mut dyn Write) -> fmt::Result {
     match machine.activity(cpu) {
-        CpuActivity::Guest { mode, cpl } => write!(out, "guest, {mode}, CPL {cpl}"),
-        CpuActivity::Halted => out.write_str("guest, halted"),
-        CpuActivity::Shutdown => out.write_str("guest, shutdown"),
+        CpuActivity::Guest { mode, cpl } => write!(out, "guest {mode} CPL {cpl}"),
+        CpuActivity::Halted => out.write_str("guest halted"),
+        CpuActivity::Shutdown => out.write_str("guest shutdown"),
         CpuActivity::WaitForSipi => out.write_str("wait-for-SIPI"),
         CpuActivity::Hypervisor { rip } => {
             out.write_str("in hypervisor at ")?;

@@ -135,7 +135,7 @@ const fn vmx(name: &'static str, field: Field) -> RegisterInfo {
 }
 
 /// Every register, in the order of GDB's numbers.
-pub static REGISTERS: [RegisterInfo; 78] = [
+pub static REGISTERS: [RegisterInfo; 76] = [
     general("rax", 0),
     general("rbx", 1),
     general("rcx", 2),
@@ -212,8 +212,6 @@ pub static REGISTERS: [RegisterInfo; 78] = [
     vmx("vmx_vect", Field::IDT_VECTORING_INFO),
     vmx("vmx_exit", Field::EXIT_REASON),
     vmx("vmx_qual", Field::EXIT_QUALIFICATION),
-    vmx("vmx_info", Field::VM_EXIT_INTERRUPTION_INFO),
-    vmx("vmx_dbg", Field::GUEST_PENDING_DEBUG_EXCEPTIONS),
 ];
 
 /// A register by its place in [`REGISTERS`].

@@ -253,3 +253,21 @@ pub fn cut_at(record: &[(bool, u8)], body: &str) -> Vec<Vec<(bool, u8)>> {
     parts.push(record[start..].to_vec());
     parts
 }
+
+/// The packets of a record, one a line with its size, for a person to read.
+pub fn listing(record: &[(bool, u8)]) -> String {
+    let mut text = String::new();
+    let mut rest = record;
+    while let Some(&(up, _)) = rest.first() {
+        let length = rest
+            .iter()
+            .position(|&(other, _)| other != up)
+            .unwrap_or(rest.len());
+        let bytes: Vec<u8> = rest[..length].iter().map(|&(_, byte)| byte).collect();
+        let shown = String::from_utf8_lossy(&bytes);
+        let arrow = if up { ">" } else { "<" };
+        text.push_str(&format!("{arrow}{length:5} {:.100}\n", shown));
+        rest = &rest[length..];
+    }
+    text
+}
