@@ -24,6 +24,8 @@ pub enum Signal {
 pub enum StartState {
     /// It waits for a SIPI.
     WaitForSipi,
+    /// A SIPI has started it, and it has not executed an instruction yet.
+    Started,
     /// It runs the guest's code.
     Running,
 }
@@ -52,10 +54,14 @@ pub const fn on_signal(state: StartState, bsp: bool, signal: Signal) -> StartAct
     match (signal, state) {
         (Signal::TripleFault, _) => StartAction::ResetMachine,
         (Signal::Init, _) if bsp => StartAction::ResetMachine,
+        // INIT is blocked while a CPU waits for a SIPI; where it stays pending, it
+        // comes out here. It is the one that was sent before the SIPI: what it asked
+        // for has been done. The next one counts.
+        (Signal::Init, StartState::Started) => StartAction::Ignore,
         (Signal::Init, _) => StartAction::Park,
         (Signal::Sipi(vector), StartState::WaitForSipi) => StartAction::Start(vector),
         // The usual second SIPI.
-        (Signal::Sipi(_), StartState::Running) => StartAction::Ignore,
+        (Signal::Sipi(_), StartState::Started | StartState::Running) => StartAction::Ignore,
     }
 }
 
@@ -298,6 +304,9 @@ mod tests {
         for (state, bsp, signal, expected) in [
             (Running, false, Signal::Init, Park),
             (WaitForSipi, false, Signal::Init, Park),
+            (Started, false, Signal::Init, Ignore),
+            (Started, false, Signal::Sipi(0x9a), Ignore),
+            (Started, true, Signal::TripleFault, ResetMachine),
             (Running, true, Signal::Init, ResetMachine),
             (WaitForSipi, false, Signal::Sipi(0x9a), Start(0x9a)),
             (Running, false, Signal::Sipi(0x9a), Ignore),

@@ -33,6 +33,7 @@ pub mod msr;
 pub mod mtrr;
 pub mod paging;
 pub mod registers;
+pub mod segment;
 pub mod string_io;
 pub mod task_switch;
 pub mod vmcs_plan;
