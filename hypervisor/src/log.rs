@@ -223,7 +223,7 @@ pub fn read(each: &mut dyn FnMut(usize, &LogLine)) {
         .iter()
         .map(|cpu| {
             let count = cpu.log.next.load(Ordering::Relaxed);
-            count.saturating_sub(LINES as u64 - 1) + u64::from(count > 0)
+            count.saturating_sub(LINES as u64 - 2).max(1)
         })
         .collect();
     loop {

@@ -8,7 +8,7 @@ mod interrupts;
 mod memory;
 
 use gdb_stub::StopKind;
-use stillpoint_core::cpu_state::{self, Signal, StartAction};
+use stillpoint_core::cpu_state::{self, Signal, StartAction, StartState};
 use stillpoint_core::cpuid::{self, CpuidContext, CpuidResult};
 use stillpoint_core::msr::{ReadDecision, WriteDecision};
 use stillpoint_core::registers::Gpr;
@@ -181,7 +181,15 @@ fn set_xcr(vcpu: &mut Vcpu) {
 
 fn signal(vcpu: &mut Vcpu, signal: Signal) {
     let bsp = msr::read(msr::IA32_APIC_BASE).unwrap_or(0) & (1 << 8) != 0;
+    // The first instruction is at IP 0, and none that exits leaves IP there.
+    if vcpu.start_state == StartState::Started && get(Field::GUEST_RIP) != 0 {
+        vcpu.start_state = StartState::Running;
+    }
     let action = cpu_state::on_signal(vcpu.start_state, bsp, signal);
+    if vcpu.start_state == StartState::Started {
+        // One INIT may have been kept from before the SIPI, not two.
+        vcpu.start_state = StartState::Running;
+    }
     vcpu.start_action(action);
 }
 

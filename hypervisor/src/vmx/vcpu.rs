@@ -55,11 +55,26 @@ pub struct Published {
 unsafe impl Sync for Published {}
 
 impl Published {
+    /// What an INIT leaves behind is the same each time but for a few fields, and a
+    /// SIPI that comes before the CPU is parked is lost: only the first time takes
+    /// all of it.
     fn publish(&self, gprs: &Gprs) {
+        const CHANGING: [Field; 4] = [
+            Field::PRIMARY_PROCESSOR_BASED_CONTROLS,
+            Field::EXCEPTION_BITMAP,
+            Field::GUEST_CR0,
+            Field::EXIT_REASON,
+        ];
         // SAFETY: this CPU is not parked yet, so nobody reads.
-        unsafe {
-            let _no_vmcs = (*self.snapshot.get()).capture(&mut Current);
-            *self.gprs.get() = *gprs;
+        let (snapshot, kept_gprs) = unsafe { (&mut *self.snapshot.get(), &mut *self.gprs.get()) };
+        *kept_gprs = *gprs;
+        if snapshot.is_empty() {
+            // The VMCS is current: what it lacks, the processor lacks.
+            let _always = snapshot.capture(&mut Current);
+        } else {
+            for field in CHANGING {
+                snapshot.set(field, get(field));
+            }
         }
     }
 
@@ -321,7 +336,7 @@ impl Vcpu {
                 self.park();
             }
             StartAction::Start(vector) => {
-                self.start_state = StartState::Running;
+                self.start_state = StartState::Started;
                 RENDEZVOUS.unpark(self.cpu.index);
                 for (field, value) in cpu_state::sipi_fields(vector) {
                     set(field, value);
