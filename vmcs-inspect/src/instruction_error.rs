@@ -69,6 +69,13 @@ errors! {
     InvalidOperandToInvalidation = 28, "invalid operand to INVEPT or INVVPID";
 }
 
+impl VmInstructionError {
+    /// Whether VMLAUNCH or VMRESUME fails with this error.
+    pub const fn is_entry_failure(self) -> bool {
+        matches!(self.raw(), 4..=8 | 16..=18 | 25 | 26)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ mod bits;
 mod capabilities;
 pub mod check;
 mod controls;
+pub mod decode;
 mod exit_reason;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
