@@ -1,21 +1,70 @@
 //! `vmcs`: hands the command over to [`vmcs_inspect`], with the machine as its host.
 
-use core::fmt::Write;
+use core::fmt::{self, Write};
+
+use vmcs_inspect::{
+    Capabilities, NmiLedger, VmcsAccess, VmcsError, VmcsHost, VmcsSnapshot, monitor,
+};
 
 use super::{Arguments, CommandResult, Context};
-use crate::machine::Machine;
+use crate::machine::{CpuIndex, Machine};
 
 /// `vmcs …`
 pub fn run<'a, M: Machine>(
-    _context: &mut Context<'_, M>,
+    context: &mut Context<'_, M>,
     arguments: &mut Arguments<'a>,
-    _out: &mut dyn Write,
+    out: &mut dyn Write,
 ) -> CommandResult<'a> {
-    arguments.rest_of_line();
+    monitor::run(arguments.rest_of_line(), &mut Host(context), out)?;
     Ok(())
 }
 
 /// What `help vmcs` adds.
-pub fn write_help(_out: &mut dyn Write) -> core::fmt::Result {
-    Ok(())
+pub fn write_help(out: &mut dyn Write) -> fmt::Result {
+    out.write_str(monitor::HELP)
+}
+
+/// The stopped machine, as `vmcs_inspect` asks for it.
+struct Host<'a, 'b, M>(&'a mut Context<'b, M>);
+
+/// `None` for a number that is no CPU's.
+fn cpu_index<M: Machine>(machine: &M, cpu: usize) -> Option<CpuIndex> {
+    let index = u16::try_from(cpu).ok().map(CpuIndex)?;
+    (cpu < machine.cpu_count()).then_some(index)
+}
+
+impl<M: Machine> VmcsHost for Host<'_, '_, M> {
+    fn cpus(&self) -> usize {
+        self.0.machine.cpu_count()
+    }
+
+    fn current_cpu(&self) -> usize {
+        self.0.debug.current.as_usize()
+    }
+
+    fn with_vmcs(
+        &mut self,
+        cpu: usize,
+        f: &mut dyn FnMut(&mut dyn VmcsAccess),
+    ) -> Result<(), VmcsError> {
+        let cpu = cpu_index(self.0.machine, cpu).ok_or(VmcsError::Unavailable)?;
+        self.0.machine.with_vmcs(cpu, f)
+    }
+
+    fn ledger(&mut self, cpu: usize) -> NmiLedger {
+        cpu_index(self.0.machine, cpu)
+            .map(|cpu| self.0.machine.nmi_ledger(cpu))
+            .unwrap_or_default()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.machine.vmcs_capabilities()
+    }
+
+    fn previous(&self, cpu: usize) -> Option<&VmcsSnapshot> {
+        self.0
+            .history
+            .get(cpu)
+            .filter(|snapshot| !snapshot.is_empty())
+    }
 }

@@ -29,7 +29,7 @@ pub fn guest() -> &'static Guest {
 }
 
 fn build() -> Guest {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/guest.S");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/guest.c");
     let elf =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("guest-{}.elf", std::process::id()));
     let status = Command::new("cc")

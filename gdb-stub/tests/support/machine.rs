@@ -1,5 +1,5 @@
 //! A machine of a few CPUs, each with registers of its own, that executes the dozen
-//! instructions of `guest.S` from memory that is paged out of order.
+//! instructions of `guest.c` from memory that is paged out of order.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
