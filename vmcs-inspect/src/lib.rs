@@ -22,6 +22,8 @@ mod instruction_info;
 mod interruption;
 pub mod monitor;
 mod overlay;
+#[cfg(test)]
+mod properties;
 pub mod qualification;
 mod registers;
 mod segment;

@@ -51,13 +51,13 @@ impl Checker<'_> {
         address_field: Field,
         rules: (Rule, Rule),
     ) -> Result<(), VmcsError> {
-        let count = self.get(count_field)?;
+        let count = u64::from(self.get32(count_field)?);
         if count == 0 {
             return Ok(());
         }
         let address = self.get(address_field)?;
         self.require(address & 0xf == 0, rules.0, address_field, address);
-        // 16 bytes an entry; a 32-bit count cannot overflow the product.
+        // 16 bytes an entry, of which 32 bits cannot count too many for the product.
         let beyond = self.caps.beyond_physical_width();
         let fits = address
             .checked_add(count * 16 - 1)

@@ -1,11 +1,11 @@
 //! Every VMCS field, in order of encoding, from which the constants of
 //! [`Field`] and the table behind [`Field::all`] are made.
 //!
-//! Source: Intel SDM, vol. 3, appendix B, "Field Encoding in VMCS". A few fields
-//! that were published after the edition cited in the documentation (those of
-//! FRED transitions, of virtual IA32_SPEC_CTRL and of APIC-timer virtualization)
-//! are included: a processor without them answers VMREAD with error 12, and
-//! the debugger then shows `-`.
+//! Source: Intel SDM, vol. 3, appendix B, "Field Encoding in VMCS". Fields of Intel's that
+//! are documented elsewhere, or came after the edition that the documentation cites, are
+//! listed too: FRED transitions, virtual IA32_SPEC_CTRL, APIC-timer virtualization, SEAM,
+//! extended instruction information. A processor without them answers VMREAD with error 12, and the
+//! debugger then shows `-`.
 
 use super::{Field, FieldInfo, Kind, Width};
 
@@ -149,8 +149,6 @@ fields! {
     GUEST_IA32_FRED_SSP1 = 0x2824, "Guest IA32_FRED_SSP1";
     GUEST_IA32_FRED_SSP2 = 0x2826, "Guest IA32_FRED_SSP2";
     GUEST_IA32_FRED_SSP3 = 0x2828, "Guest IA32_FRED_SSP3";
-    GUEST_IA32_FMASK = 0x282a, "Guest IA32_FMASK";
-    GUEST_IA32_PL0_SSP = 0x282c, "Guest IA32_PL0_SSP";
     GUEST_IA32_SPEC_CTRL = 0x282e, "Guest IA32_SPEC_CTRL";
     GUEST_DEADLINE = 0x2830, "Guest deadline";
 }
@@ -169,7 +167,6 @@ fields! {
     HOST_IA32_FRED_SSP1 = 0x2c12, "Host IA32_FRED_SSP1";
     HOST_IA32_FRED_SSP2 = 0x2c14, "Host IA32_FRED_SSP2";
     HOST_IA32_FRED_SSP3 = 0x2c16, "Host IA32_FRED_SSP3";
-    HOST_IA32_FMASK = 0x2c18, "Host IA32_FMASK";
     HOST_IA32_SPEC_CTRL = 0x2c1a, "Host IA32_SPEC_CTRL";
 }
 
