@@ -97,11 +97,20 @@ impl LogRing {
         let mut text = String::new();
         let written = match line.event.load(Ordering::Relaxed) {
             1 => write!(text, "TEST hypercall, argument {argument:#x}"),
-            2 => write!(text, "the guest read the hypervisor's memory at {argument:#x}: zeros"),
-            3 => write!(text, "the guest wrote the hypervisor's memory at {argument:#x}: #GP"),
+            2 => write!(
+                text,
+                "the guest read the hypervisor's memory at {argument:#x}: zeros"
+            ),
+            3 => write!(
+                text,
+                "the guest wrote the hypervisor's memory at {argument:#x}: #GP"
+            ),
             _ => {
                 let mut bytes: Vec<u8, LINE_BYTES> = Vec::new();
-                let all = line.text.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
+                let all = line
+                    .text
+                    .iter()
+                    .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
                 for byte in all.take_while(|b| *b != 0) {
                     let _full = bytes.push(byte);
                 }

@@ -150,7 +150,9 @@ fn take_memory(loader: &BootLoader, cpus: usize) -> (memmap::MemoryPlan, HostTab
     let _room = in_use.push(image);
     let plan = memmap::plan(&map, size, &in_use).unwrap_or_else(|why| {
         let mib = size >> 20;
-        refuse(format_args!("no {mib} MiB of RAM in a row below 4 GiB: {why:?}"))
+        refuse(format_args!(
+            "no {mib} MiB of RAM in a row below 4 GiB: {why:?}"
+        ))
     });
     let region = plan.hypervisor;
     let behind_image = region.start + layout::image_size().next_multiple_of(PAGE_SIZE);

@@ -18,6 +18,9 @@ macro_rules! numbered {
         }
 
         impl $Type {
+            /// Every register, in the order of the numbers.
+            pub const ALL: &'static [$Type] = &[$( $Type::$Name, )+];
+
             /// The register with this number; `None` if there is none.
             pub const fn from_number(number: u8) -> Option<$Type> {
                 match number {

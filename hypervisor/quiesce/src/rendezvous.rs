@@ -49,11 +49,13 @@ struct Slot {
 }
 
 impl Slot {
-    const NEW: Self = Self {
-        word: AtomicU32::new(0),
-        acked: AtomicU64::new(0),
-        ledger: Ledger::new(),
-    };
+    const fn new() -> Self {
+        Self {
+            word: AtomicU32::new(0),
+            acked: AtomicU64::new(0),
+            ledger: Ledger::new(),
+        }
+    }
 
     fn word(&self) -> CpuWord {
         CpuWord::from_bits(self.word.load(SeqCst))
@@ -87,7 +89,7 @@ impl<const N: usize> Rendezvous<N> {
         Self {
             generation: AtomicU64::new(0),
             owner: AtomicU32::new(NOBODY),
-            cpus: [Slot::NEW; N],
+            cpus: [const { Slot::new() }; N],
         }
     }
 

@@ -66,11 +66,13 @@ pub fn read(address: u32) -> Result<BootLoader, BootLoaderError> {
     let header = layout::direct(Hpa::new(u64::from(address))).cast::<BootInformationHeader>();
     // SAFETY: GRUB left the structure there (EBX), below 4 GiB; nothing has
     // been written since.
-    let info =
-        unsafe { BootInformation::load(header) }.map_err(|_| BootLoaderError::Unreadable)?;
+    let info = unsafe { BootInformation::load(header) }.map_err(|_| BootLoaderError::Unreadable)?;
     let mut in_use = Vec::new();
     let mut keep = |range| in_use.push(range).map_err(|_| BootLoaderError::Modules);
-    keep(PhysRange::from_len(u64::from(address), info.total_size() as u64))?;
+    keep(PhysRange::from_len(
+        u64::from(address),
+        info.total_size() as u64,
+    ))?;
 
     let mut modules = info.module_tags();
     let (Some(module), None) = (modules.next(), modules.next()) else {
@@ -96,7 +98,7 @@ pub fn read(address: u32) -> Result<BootLoader, BootLoaderError> {
     let mut regions = Vec::new();
     let map = info.memory_map_tag().ok_or(BootLoaderError::MemoryMap)?;
     for area in map.memory_areas() {
-        let kind = match MemoryAreaType::from(area.typ()) {
+        let kind = match area.typ() {
             MemoryAreaType::Available => 1,
             MemoryAreaType::Reserved => 2,
             MemoryAreaType::AcpiAvailable => 3,

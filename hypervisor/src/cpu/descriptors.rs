@@ -77,11 +77,6 @@ impl Descriptors {
         *selectors
     }
 
-    /// The selectors that [`load`](Self::load) put into use.
-    pub fn selectors(&self) -> Option<Selectors> {
-        self.gdt.get().map(|(_, selectors)| *selectors)
-    }
-
     /// Where the TSS lies, for the VMCS.
     pub fn tss_base(&self) -> u64 {
         &raw const self.tss as u64

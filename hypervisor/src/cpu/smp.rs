@@ -64,10 +64,7 @@ pub fn start_others(tables: HostTables, main: extern "C" fn() -> !) -> Result<()
     }
     set(&raw const ap_trampoline_cr3, tables.start_up_root.as_u64());
     set(&raw const ap_trampoline_entry, main as *const () as u64);
-    let result = percpu::all()
-        .iter()
-        .skip(1)
-        .try_for_each(|cpu| start(cpu));
+    let result = percpu::all().iter().skip(1).try_for_each(|cpu| start(cpu));
     // SAFETY: as above; every CPU has left the trampoline when it has arrived.
     unsafe { core::ptr::copy_nonoverlapping(kept.as_ptr(), page, kept.len()) };
     result
@@ -88,7 +85,11 @@ fn start(cpu: &PerCpu) -> Result<(), NotStarted> {
             core::hint::spin_loop();
         }
     }
-    log!("CPU {} (APIC {:#x}) did not answer its start-up IPI", cpu.index, cpu.apic_id);
+    log!(
+        "CPU {} (APIC {:#x}) did not answer its start-up IPI",
+        cpu.index,
+        cpu.apic_id
+    );
     Err(NotStarted {
         apic_id: cpu.apic_id,
     })

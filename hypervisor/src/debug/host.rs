@@ -94,7 +94,12 @@ pub fn fault(frame: &Frame) -> ! {
         frame.vector,
         frame.error
     );
-    log!("  rip {:#x} rsp {:#x} cr2 {:#x}", frame.rip, frame.rsp, registers.cr2);
+    log!(
+        "  rip {:#x} rsp {:#x} cr2 {:#x}",
+        frame.rip,
+        frame.rsp,
+        registers.cr2
+    );
     let kind = StopKind::HostFault {
         vector: frame.vector as u8,
         error: frame.error,
@@ -143,7 +148,10 @@ fn enter(kind: StopKind, registers: Registers) -> ! {
         first
     });
     if !first {
-        log!("a second failure of the hypervisor, on CPU {}: halted", cpu.index);
+        log!(
+            "a second failure of the hypervisor, on CPU {}: halted",
+            cpu.index
+        );
         halt_forever()
     }
     // SAFETY: the stack is this CPU's own and in no other use, since this is the

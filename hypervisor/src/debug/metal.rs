@@ -69,12 +69,12 @@ pub fn translate_rip() -> Option<u64> {
 /// Logs which rules of a VM entry the current VMCS breaks.
 pub fn report_violations() {
     let capabilities = state::capabilities();
-    let mut count = 0;
-    vmcs_inspect::check(&mut Current, &capabilities, &mut |violation| {
-        count += 1;
+    let broken = vmcs_inspect::check(&mut Current, &capabilities, &mut |violation| {
         log!("  {violation}");
     });
-    log!("{count} rule(s) of a VM entry broken; `monitor vmcs check` shows them again");
+    // Without a current VMCS there is nothing to say.
+    let broken = broken.unwrap_or(0);
+    log!("{broken} rule(s) of a VM entry broken; `monitor vmcs check` shows them again");
 }
 
 /// What the guest of this CPU was doing.

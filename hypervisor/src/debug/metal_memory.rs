@@ -1,47 +1,22 @@
 //! Memory as the stub sees it: a CPU's guest-virtual memory, guest-physical
 //! memory, or the hypervisor's own for a CPU that failed in it.
 
-use gdb_stub::machine::{CpuIndex, MachineError, Memory};
-use stillpoint_core::addr::{Gpa, Gva};
-use stillpoint_core::paging::{
-    self, Access, AccessKind, AccessMode, PagingRegs, Partial,
-};
-use vmcs_inspect::{Field, VmcsAccess};
-
 use super::metal::{self, Metal, is_parked};
 use super::{host, probe};
 use crate::memory::guest::{self, GuestMemory};
+use crate::vmx::guest_state;
 use crate::vmx::instructions::Current;
-use crate::vmx::state;
-
-/// What decides how that guest translates addresses.
-fn paging_registers(vmcs: &mut dyn VmcsAccess) -> PagingRegs {
-    let mut read = |field| vmcs.read(field).unwrap_or(0);
-    PagingRegs {
-        cr0: read(Field::GUEST_CR0),
-        cr3: read(Field::GUEST_CR3),
-        cr4: read(Field::GUEST_CR4),
-        efer: read(Field::GUEST_IA32_EFER),
-        pdptes: Some([
-            read(Field::GUEST_PDPTE0),
-            read(Field::GUEST_PDPTE1),
-            read(Field::GUEST_PDPTE2),
-            read(Field::GUEST_PDPTE3),
-        ]),
-        rflags: read(Field::GUEST_RFLAGS),
-        max_phys_addr: state::capabilities().cpuid.physical_address_width,
-        pages_1g: state::cpuid(0x8000_0001, 0).edx & (1 << 26) != 0,
-        pkru: None,
-    }
-}
+use gdb_stub::machine::{CpuIndex, MachineError, Memory};
+use stillpoint_core::addr::{Gpa, Gva};
+use stillpoint_core::paging::{self, Access, AccessKind, AccessMode, PagingRegs, Partial};
 
 fn paging_of(cpu: CpuIndex) -> Result<PagingRegs, MachineError> {
     let target = metal::per_cpu(cpu)?;
     if is_parked(target) {
-        return Ok(paging_registers(&mut target.published.vmcs()));
+        return Ok(guest_state::paging(&mut target.published.vmcs()));
     }
     let mut registers = PagingRegs::default();
-    metal::on(cpu, &mut |_| registers = paging_registers(&mut Current))?;
+    metal::on(cpu, &mut |_| registers = guest_state::paging(&mut Current))?;
     Ok(registers)
 }
 
@@ -57,7 +32,7 @@ fn translate(registers: &PagingRegs, gva: u64) -> Result<u64, MachineError> {
 
 /// Translates by the paging of the CPU that runs this.
 pub fn translate_here(gva: u64) -> Result<u64, MachineError> {
-    translate(&paging_registers(&mut Current), gva)
+    translate(&guest_state::paging(&mut Current), gva)
 }
 
 fn stopped_in_hypervisor(cpu: CpuIndex) -> bool {

@@ -39,8 +39,16 @@ fn read_vmcs(vmcs: &mut dyn VmcsAccess, gprs: &Gprs, out: &mut Registers) {
         }
         .guest_view()
     };
-    let cr0 = control(Field::GUEST_CR0, Field::CR0_READ_SHADOW, Field::CR0_GUEST_HOST_MASK);
-    let cr4 = control(Field::GUEST_CR4, Field::CR4_READ_SHADOW, Field::CR4_GUEST_HOST_MASK);
+    let cr0 = control(
+        Field::GUEST_CR0,
+        Field::CR0_READ_SHADOW,
+        Field::CR0_GUEST_HOST_MASK,
+    );
+    let cr4 = control(
+        Field::GUEST_CR4,
+        Field::CR4_READ_SHADOW,
+        Field::CR4_GUEST_HOST_MASK,
+    );
     *out = Registers {
         rax: gprs[Gpr::Rax],
         rbx: gprs[Gpr::Rbx],
@@ -123,7 +131,13 @@ pub fn write(vcpu: &mut Vcpu, new: &Registers) -> Result<(), MachineError> {
     let fail = |register| Err(MachineError::BadValue(register));
 
     let long = vcpu.in_64_bit_code();
-    if new.rip != old.rip && !(if long { is_canonical(new.rip) } else { new.rip >> 32 == 0 }) {
+    if new.rip != old.rip
+        && !(if long {
+            is_canonical(new.rip)
+        } else {
+            new.rip >> 32 == 0
+        })
+    {
         return fail(Register::Rip);
     }
     // Bit 1 is always 1; 3, 5, 15 and 22 up always 0; VM cannot be switched.
@@ -227,10 +241,26 @@ pub fn write_host(cpu: CpuIndex, out: &mut dyn fmt::Write) -> fmt::Result {
     {
         let r = &stopped.registers;
         writeln!(out, "stopped in the hypervisor:")?;
-        writeln!(out, "rip {:016x}  rsp {:016x}  rbp {:016x}", r.rip, r.rsp, r.rbp)?;
-        writeln!(out, "rax {:016x}  rbx {:016x}  rcx {:016x}", r.rax, r.rbx, r.rcx)?;
-        writeln!(out, "rdx {:016x}  rsi {:016x}  rdi {:016x}", r.rdx, r.rsi, r.rdi)?;
-        writeln!(out, "rflags {:08x}  cr2 {:016x}  cr3 {:016x}", r.rflags, r.cr2, r.cr3)?;
+        writeln!(
+            out,
+            "rip {:016x}  rsp {:016x}  rbp {:016x}",
+            r.rip, r.rsp, r.rbp
+        )?;
+        writeln!(
+            out,
+            "rax {:016x}  rbx {:016x}  rcx {:016x}",
+            r.rax, r.rbx, r.rcx
+        )?;
+        writeln!(
+            out,
+            "rdx {:016x}  rsi {:016x}  rdi {:016x}",
+            r.rdx, r.rsi, r.rdi
+        )?;
+        writeln!(
+            out,
+            "rflags {:08x}  cr2 {:016x}  cr3 {:016x}",
+            r.rflags, r.cr2, r.cr3
+        )?;
     }
     const FIELDS: [(&str, Field); 12] = [
         ("rip (at VM exit)", Field::HOST_RIP),
@@ -249,7 +279,10 @@ pub fn write_host(cpu: CpuIndex, out: &mut dyn fmt::Write) -> fmt::Result {
     let mut values = [0; FIELDS.len()];
     let read = metal::on(cpu, &mut |_| values = FIELDS.map(|(_, field)| get(field)));
     if read.is_err() {
-        return writeln!(out, "CPU {cpu} waits for a start-up IPI and cannot be asked");
+        return writeln!(
+            out,
+            "CPU {cpu} waits for a start-up IPI and cannot be asked"
+        );
     }
     for ((name, _), value) in FIELDS.iter().zip(values) {
         writeln!(out, "{name:<18}{value:016x}")?;

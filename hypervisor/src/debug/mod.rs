@@ -112,7 +112,11 @@ pub fn stop(vcpu: &mut Vcpu, reason: StopReason) {
     });
     if !talked {
         log::retake_console();
-        log!("the machine cannot go on: {:?} on CPU {}", reason.kind, reason.cpu);
+        log!(
+            "the machine cannot go on: {:?} on CPU {}",
+            reason.kind,
+            reason.cpu
+        );
         log!("start it with debug=com2 to look inside");
         with_machine_stopped(vcpu, |_| halt_forever())
     }

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use gdb_stub::StopKind;
 use gdb_stub::machine::{HardwareBreakpoints, WatchCondition};
 use spin::Mutex;
-use stillpoint_core::registers::Gpr;
+use vmcs_inspect::qualification::DebugRegisterAccess;
 use vmcs_inspect::{Field, PrimaryControls};
 
 use crate::vmx::instructions::{get, set};
@@ -135,25 +135,23 @@ pub fn reset(vcpu: &mut Vcpu, dr6: u64) {
 /// Exit reason 29: MOV to or from a debug register, while the debugger has them.
 pub fn mov_dr(vcpu: &mut Vcpu) {
     const CR4_DE: u64 = 1 << 3;
-    const FROM: u64 = 1 << 4;
-    let qualification = get(Field::EXIT_QUALIFICATION);
-    let register = Gpr::from_number((qualification >> 8) as u8 & 15);
-    let number = match (qualification & 7) as usize {
+    let access = DebugRegisterAccess::from_raw(get(Field::EXIT_QUALIFICATION));
+    let number = match usize::from(access.register()) {
         4 | 5 if get(Field::GUEST_CR4) & CR4_DE != 0 => return vcpu.invalid_opcode(),
         4 | 6 => 6,
         5 | 7 => 7,
         n => n,
     };
     let mut guest = vcpu.guest_debug.unwrap_or_default();
-    if qualification & FROM != 0 {
+    if access.is_read() {
         let value = match number {
             6 => read_dr6(),
             7 => guest.dr7,
             n => guest.address[n],
         };
-        vcpu.set_gpr(register, value);
+        vcpu.set_gpr(access.gpr(), value);
     } else {
-        let mut value = vcpu.gpr(register);
+        let mut value = vcpu.gpr(access.gpr());
         if !vcpu.in_64_bit_code() {
             value &= 0xffff_ffff;
         }

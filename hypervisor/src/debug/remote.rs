@@ -47,7 +47,8 @@ pub fn on(cpu: &PerCpu, work: &mut dyn FnMut(&mut Vcpu)) -> Result<(), NotServin
     }
     let mut request = Request(work);
     let slot = &cpu.work;
-    slot.request.store((&raw mut request).cast(), Ordering::Release);
+    slot.request
+        .store((&raw mut request).cast(), Ordering::Release);
     slot.state.store(POSTED, Ordering::Release);
     while slot.state.load(Ordering::Acquire) != DONE {
         core::hint::spin_loop();

@@ -24,7 +24,10 @@ pub fn step(vcpu: &mut Vcpu) -> Result<StepEnd, MachineError> {
     // A processor may leave HLT for no reason that software sees; waiting for
     // an interrupt with interrupts held would take for ever.
     if get(Field::GUEST_ACTIVITY_STATE) == u64::from(ActivityState::Hlt.raw()) {
-        set(Field::GUEST_ACTIVITY_STATE, u64::from(ActivityState::Active.raw()));
+        set(
+            Field::GUEST_ACTIVITY_STATE,
+            u64::from(ActivityState::Active.raw()),
+        );
     }
     if vcpu.guest_debug.is_some() {
         set(Field::GUEST_RFLAGS, get(Field::GUEST_RFLAGS) | RFLAGS_RF);
@@ -35,10 +38,8 @@ pub fn step(vcpu: &mut Vcpu) -> Result<StepEnd, MachineError> {
     let end = loop {
         hold_interrupts();
         let rip = get(Field::GUEST_RIP);
-        if !vcpu.run_once() {
-            if vcpu.stopped_in_step.is_none() {
-                continue;
-            }
+        if !vcpu.run_once() && vcpu.stopped_in_step.is_none() {
+            continue;
         }
         if let Some(kind) = vcpu.stopped_in_step.take() {
             break match kind {

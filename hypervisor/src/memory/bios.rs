@@ -42,11 +42,6 @@ pub fn install(map: MemoryMap) {
     let _low_memory = guest::write(Gpa::new(VECTOR), &new);
 }
 
-/// The memory map that the guest is told.
-pub fn guest_map() -> Option<&'static MemoryMap> {
-    MAP.get()
-}
-
 /// Does the VMCALL that has just exited stand in the hook?
 pub fn is_hook() -> bool {
     get(Field::GUEST_RIP) == u64::from(OFFSET)
@@ -63,7 +58,9 @@ pub fn answer(vcpu: &mut Vcpu) {
         ecx: gprs[Gpr::Rcx] as u32,
         edx: gprs[Gpr::Rdx] as u32,
     };
-    let answer = MAP.get().map_or(Answer::PassOn, |map| int15::answer(map, request));
+    let answer = MAP
+        .get()
+        .map_or(Answer::PassOn, |map| int15::answer(map, request));
     vcpu.skip_instruction();
     let gprs = &mut vcpu.registers.gprs;
     let low = |gprs: &mut stillpoint_core::registers::Gprs, register, value: u16| {
@@ -98,7 +95,7 @@ pub fn answer(vcpu: &mut Vcpu) {
         }
     };
     // The flags that IRET restores: IP, CS, FLAGS from SS:SP up.
-    let stack = get(Field::GUEST_SS_BASE) + (get(Field::GUEST_RSP) + 4 & 0xffff);
+    let stack = get(Field::GUEST_SS_BASE) + ((get(Field::GUEST_RSP) + 4) & 0xffff);
     let mut flags = [0; 2];
     if guest::read(Gpa::new(stack), &mut flags).is_ok() {
         flags[0] = flags[0] & !1 | u8::from(failed);

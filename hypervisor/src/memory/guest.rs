@@ -60,11 +60,13 @@ fn place(address: Gpa, len: usize) -> Result<Place, PhysMemError> {
                 Some(RegionKind::Usable | RegionKind::AcpiReclaimable | RegionKind::AcpiNvs)
             )
     };
-    Ok(if usable(start) && usable(end.saturating_sub(1).max(start)) {
-        Place::Ram
-    } else {
-        Place::Other
-    })
+    Ok(
+        if usable(start) && usable(end.saturating_sub(1).max(start)) {
+            Place::Ram
+        } else {
+            Place::Other
+        },
+    )
 }
 
 /// Reads.
@@ -112,7 +114,11 @@ pub fn write(address: Gpa, from: &[u8]) -> Result<(), PhysMemError> {
             for (slot, word) in words.iter().enumerate() {
                 // SAFETY: mapped, aligned; writing a device's register is what the
                 // person asked for.
-                unsafe { to.cast::<u32>().add(slot).write_volatile(u32::from_le_bytes(*word)) };
+                unsafe {
+                    to.cast::<u32>()
+                        .add(slot)
+                        .write_volatile(u32::from_le_bytes(*word))
+                };
             }
         }
     }

@@ -15,7 +15,6 @@ pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 pub const DIRECT_SLOT: u64 = (DIRECT_MAP >> 39) & 0x1ff;
 
 unsafe extern "C" {
-    static image_start: u8;
     static image_rodata: u8;
     static image_data: u8;
     static image_end: u8;

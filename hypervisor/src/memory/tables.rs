@@ -89,7 +89,12 @@ fn index(virtual_address: u64, level: u32) -> u64 {
 
 fn read_entry(table: Hpa, slot: u64) -> u64 {
     // SAFETY: a table of ours, from FRAMES, in the direct map; slot < 512.
-    unsafe { layout::direct(table).cast::<u64>().add(slot as usize).read() }
+    unsafe {
+        layout::direct(table)
+            .cast::<u64>()
+            .add(slot as usize)
+            .read()
+    }
 }
 
 fn write_entry(table: Hpa, slot: u64, entry: u64) {

@@ -31,7 +31,12 @@ impl TableMemory for Tables {
 
     fn read(&self, table: Hpa, index: usize) -> u64 {
         // SAFETY: a table that `allocate` gave out; index < 512 by the trait.
-        unsafe { layout::direct(table).cast::<u64>().add(index).read_volatile() }
+        unsafe {
+            layout::direct(table)
+                .cast::<u64>()
+                .add(index)
+                .read_volatile()
+        }
     }
 
     fn write(&mut self, table: Hpa, index: usize, entry: u64) {
@@ -154,7 +159,10 @@ pub fn map_on_demand(gpa: Gpa) -> Result<(), EptError> {
 /// stops the machine and calls [`apply_memory_types`] then.
 pub fn memory_types_changed() -> bool {
     let now = read_mtrrs();
-    STATE.lock().as_ref().is_some_and(|state| state.mtrrs != now)
+    STATE
+        .lock()
+        .as_ref()
+        .is_some_and(|state| state.mtrrs != now)
 }
 
 /// Gives every page the type that the MTRRs have now, and returns how many pages

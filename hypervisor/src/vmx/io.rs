@@ -3,12 +3,15 @@
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use gdb_stub::StopKind;
 use stillpoint_core::registers::Gpr;
-use vmcs_inspect::{ExitReason, Field};
+use stillpoint_core::string_io::{GuestContext, Progress, StringIo};
+use vmcs_inspect::qualification::IoAccess;
+use vmcs_inspect::{Field, InstructionInfo, SegmentRegister};
 
-use super::instructions::get;
+use super::guest_state;
+use super::instructions::{Current, get};
 use super::vcpu::Vcpu;
+use crate::memory::guest::GuestMemory;
 use crate::serial::COM2;
 
 static DEBUG_PORT_HIDDEN: AtomicBool = AtomicBool::new(false);
@@ -32,25 +35,53 @@ pub fn fill_bitmaps(pages: &mut [u8; 8192]) {
     }
 }
 
-/// Exit reason 30: an access to a hidden port (Intel SDM vol. 3, 28.2.1, table
-/// "Exit Qualification for I/O Instructions").
+/// Exit reason 30: an access to a hidden port.
 pub fn access(vcpu: &mut Vcpu) {
-    const INPUT: u64 = 1 << 3;
-    const STRING: u64 = 1 << 4;
-    let qualification = get(Field::EXIT_QUALIFICATION);
-    if qualification & STRING != 0 {
-        let reason = ExitReason::IoInstruction.raw();
-        return vcpu.stop(StopKind::UnknownExit(reason));
+    let access = IoAccess::from_raw(get(Field::EXIT_QUALIFICATION));
+    let size = access.size().unwrap_or(4);
+    if access.is_string() {
+        return string(vcpu, access, size);
     }
-    if qualification & INPUT != 0 {
-        let mask = match qualification & 7 {
-            0 => 0xff,
-            1 => 0xffff,
+    if access.is_in() {
+        let rax = &mut vcpu.registers.gprs[Gpr::Rax];
+        *rax = match size {
+            1 => *rax | 0xff,
+            2 => *rax | 0xffff,
+            // A 32-bit result clears the upper half, as any 32-bit write does.
             _ => 0xffff_ffff,
         };
-        let rax = &mut vcpu.registers.gprs[Gpr::Rax];
-        // A 32-bit result clears the upper half, as any 32-bit write does.
-        *rax = if mask == 0xffff_ffff { mask } else { *rax | mask };
     }
     vcpu.skip_instruction();
+}
+
+fn string(vcpu: &mut Vcpu, access: IoAccess, size: u8) {
+    let info = InstructionInfo::from_raw(get(Field::VM_EXIT_INSTRUCTION_INFO) as u32);
+    let register = if access.is_in() {
+        SegmentRegister::Es
+    } else {
+        info.segment().unwrap_or(SegmentRegister::Ds)
+    };
+    let io = StringIo {
+        input: access.is_in(),
+        size,
+        rep: access.is_rep(),
+        address_size: info.address_size().unwrap_or(4),
+        register,
+        segment: guest_state::segment(register),
+    };
+    let context = GuestContext {
+        paging: guest_state::paging(&mut Current),
+        cs_l: get(Field::GUEST_CS_ACCESS_RIGHTS) & (1 << 13) != 0,
+        cpl: vcpu.cpl(),
+    };
+    match io.execute(&mut GuestMemory, &context, &mut vcpu.registers.gprs) {
+        Progress::Finished => vcpu.skip_instruction(),
+        Progress::Again => vcpu.end_shadows(),
+        Progress::Fault { event, cr2 } => {
+            if let Some(cr2) = cr2 {
+                vcpu.set_cr2(cr2);
+            }
+            vcpu.inject(event);
+        }
+    }
 }

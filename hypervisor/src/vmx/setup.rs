@@ -108,7 +108,11 @@ pub fn start(cpu: &'static PerCpu, selectors: Selectors) -> Result<ControlValues
         let cr0 = (cr0 | fixed.cr0_fixed0) & fixed.cr0_fixed1;
         let cr4 = (cr4 | fixed.cr4_fixed0) & fixed.cr4_fixed1;
         // OSXSAVE, so that XSETBV and XGETBV work for the guest's sake.
-        let osxsave = if state::cpuid(1, 0).ecx & (1 << 26) != 0 { 1 << 18 } else { 0 };
+        let osxsave = if state::cpuid(1, 0).ecx & (1 << 26) != 0 {
+            1 << 18
+        } else {
+            0
+        };
         asm!("mov cr0, {}", "mov cr4, {}", in(reg) cr0, in(reg) cr4 | osxsave,
              options(nomem, nostack, preserves_flags));
         vmxon(region()?)?;
@@ -168,13 +172,19 @@ fn write_host_state(cpu: &'static PerCpu, selectors: Selectors) {
     if let Some(descriptors) = cpu.descriptors.get() {
         set(Field::HOST_TR_BASE, descriptors.tss_base());
     }
-    set(Field::HOST_GDTR_BASE, x86_64::instructions::tables::sgdt().base.as_u64());
+    set(
+        Field::HOST_GDTR_BASE,
+        x86_64::instructions::tables::sgdt().base.as_u64(),
+    );
     set(Field::HOST_IDTR_BASE, idt_base());
     // The hypervisor has no SYSENTER.
     set(Field::HOST_IA32_SYSENTER_CS, 0);
     set(Field::HOST_IA32_SYSENTER_ESP, 0);
     set(Field::HOST_IA32_SYSENTER_EIP, 0);
-    set(Field::HOST_IA32_EFER, msr::read(msr::IA32_EFER).unwrap_or(0));
+    set(
+        Field::HOST_IA32_EFER,
+        msr::read(msr::IA32_EFER).unwrap_or(0),
+    );
     set(Field::HOST_IA32_PAT, msr::read(msr::IA32_PAT).unwrap_or(0));
     set(Field::HOST_RIP, entry::exit_address());
 }

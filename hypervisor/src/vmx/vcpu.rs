@@ -10,7 +10,9 @@ use stillpoint_core::events::{self, Event, Merged, NmiAction, NmiState};
 use stillpoint_core::registers::{Gpr, Gprs};
 use stillpoint_core::vmcs_plan::ControlValues;
 use stillpoint_quiesce::Waiter;
-use vmcs_inspect::{ActivityState, Field, GuestInterruptibility, PinBasedControls, PrimaryControls, VmcsSnapshot};
+use vmcs_inspect::{
+    ActivityState, Field, GuestInterruptibility, PinBasedControls, PrimaryControls, VmcsSnapshot,
+};
 
 use super::entry::{self, GuestRegisters, Run};
 use super::instructions::{Current, get, set};
@@ -119,11 +121,7 @@ impl Vcpu {
             set(field, value);
         }
         self.registers.gprs = reset.gprs;
-        // SAFETY: CR2 and the debug registers are the guest's in VMX root
-        // operation too; the hypervisor sets none of its own.
-        unsafe {
-            core::arch::asm!("mov cr2, {}", in(reg) reset.cr2, options(nomem, nostack));
-        }
+        self.set_cr2(reset.cr2);
         debug::registers::reset(self, reset.dr6);
     }
 
@@ -224,10 +222,17 @@ impl Vcpu {
     pub fn inject(&mut self, event: Event) {
         // A processor refuses such an entry; an emulator may not.
         assert!(
-            !event.info.is_nmi() || !interruptibility().contains(GuestInterruptibility::BLOCKING_BY_NMI)
+            !event.info.is_nmi()
+                || !interruptibility().contains(GuestInterruptibility::BLOCKING_BY_NMI)
         );
-        set(Field::VM_ENTRY_INTERRUPTION_INFO, u64::from(event.info.raw()));
-        set(Field::VM_ENTRY_EXCEPTION_ERROR_CODE, u64::from(event.error_code));
+        set(
+            Field::VM_ENTRY_INTERRUPTION_INFO,
+            u64::from(event.info.raw()),
+        );
+        set(
+            Field::VM_ENTRY_EXCEPTION_ERROR_CODE,
+            u64::from(event.error_code),
+        );
         set(
             Field::VM_ENTRY_INSTRUCTION_LENGTH,
             u64::from(event.instruction_length),
@@ -311,6 +316,15 @@ impl Vcpu {
         match register {
             Gpr::Rsp => set(Field::GUEST_RSP, value),
             other => self.registers.gprs[other] = value,
+        }
+    }
+
+    /// Sets the guest's CR2, which the processor keeps over VM exits.
+    pub fn set_cr2(&mut self, value: u64) {
+        // SAFETY: the hypervisor's own page faults are its end, so CR2 is the guest's.
+        unsafe {
+            core::arch::asm!("mov cr2, {}", in(reg) value,
+                             options(nomem, nostack, preserves_flags));
         }
     }
 

@@ -3,7 +3,7 @@
 
 use gdb_stub::StopKind;
 use stillpoint_core::control_regs::{ControlRegister, GuestModes, Outcome};
-use stillpoint_core::registers::Gpr;
+use vmcs_inspect::qualification::{ControlRegisterAccess, ControlRegisterOperation};
 use vmcs_inspect::{ExitReason, Field};
 
 use crate::vmx::instructions::{get, set};
@@ -21,8 +21,16 @@ fn register(real: Field, shadow: Field, mask: Field) -> ControlRegister {
 /// What the rules for a move to a control register look at, on this CPU.
 pub fn modes() -> GuestModes {
     GuestModes {
-        cr0: register(Field::GUEST_CR0, Field::CR0_READ_SHADOW, Field::CR0_GUEST_HOST_MASK),
-        cr4: register(Field::GUEST_CR4, Field::CR4_READ_SHADOW, Field::CR4_GUEST_HOST_MASK),
+        cr0: register(
+            Field::GUEST_CR0,
+            Field::CR0_READ_SHADOW,
+            Field::CR0_GUEST_HOST_MASK,
+        ),
+        cr4: register(
+            Field::GUEST_CR4,
+            Field::CR4_READ_SHADOW,
+            Field::CR4_GUEST_HOST_MASK,
+        ),
         efer: get(Field::GUEST_IA32_EFER),
         cr3: get(Field::GUEST_CR3),
         cs_l: get(Field::GUEST_CS_ACCESS_RIGHTS) & (1 << 13) != 0,
@@ -30,23 +38,30 @@ pub fn modes() -> GuestModes {
     }
 }
 
-/// Exit reason 28. The qualification's format: Intel SDM vol. 3, 28.2.1 "Basic
-/// VM-Exit Information", table "Exit Qualification for Control-Register Accesses".
+/// Exit reason 28.
 pub fn access(vcpu: &mut Vcpu) {
-    let qualification = get(Field::EXIT_QUALIFICATION);
-    let source = Gpr::from_number((qualification >> 8) as u8 & 15);
+    let access = ControlRegisterAccess::from_raw(get(Field::EXIT_QUALIFICATION));
     let fixed = state::fixed_bits();
     let modes = modes();
-    let value = |vcpu: &Vcpu| {
-        let value = vcpu.gpr(source);
-        if vcpu.in_64_bit_code() { value } else { value & 0xffff_ffff }
+    let value = |vcpu: &Vcpu, register| {
+        let value = vcpu.gpr(register);
+        if vcpu.in_64_bit_code() {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
     };
-    let (is_cr0, outcome) = match (qualification >> 4 & 3, qualification & 15) {
-        (0, 0) => (true, fixed.mov_to_cr0(&modes, value(vcpu))),
-        (0, 4) => (false, fixed.mov_to_cr4(&modes, value(vcpu))),
-        (2, 0) => (true, fixed.clts(&modes)),
-        (3, 0) => (true, fixed.lmsw(&modes, (qualification >> 16) as u16)),
-        _ => {
+    let (is_cr0, outcome) = match access.operation() {
+        ControlRegisterOperation::MovTo(0, register) => {
+            (true, fixed.mov_to_cr0(&modes, value(vcpu, register)))
+        }
+        ControlRegisterOperation::MovTo(4, register) => {
+            (false, fixed.mov_to_cr4(&modes, value(vcpu, register)))
+        }
+        ControlRegisterOperation::Clts => (true, fixed.clts(&modes)),
+        ControlRegisterOperation::Lmsw { source, .. } => (true, fixed.lmsw(&modes, source)),
+        // CR3 and CR8 are the guest's own.
+        ControlRegisterOperation::MovTo(..) | ControlRegisterOperation::MovFrom(..) => {
             let reason = ExitReason::ControlRegisterAccess.raw();
             return vcpu.stop(StopKind::UnknownExit(reason));
         }
