@@ -13,6 +13,13 @@ use crate::cpu;
 /// seconds, on an emulator whose CPUs take turns.
 pub const PATIENCE: u64 = 100_000_000;
 
+/// Ticks between INIT and SIPI: a millisecond at 20 MHz, which is how fast the
+/// emulator runs. The SDM says ten; nothing here is that slow.
+const AFTER_INIT: u64 = 20_000;
+
+/// Ticks between the two SIPIs: the SDM's 200 microseconds at 20 MHz.
+const AFTER_STARTUP: u64 = 4_000;
+
 /// Work for another CPU; the argument is its index.
 pub type Job = fn(usize);
 
@@ -51,12 +58,22 @@ pub fn arrivals(index: usize) -> u64 {
     ARRIVALS[index].load(Ordering::Acquire)
 }
 
-/// INIT and SIPI to one CPU; whether it arrived.
+/// INIT, SIPI, SIPI, with pauses between, as the SDM has it (vol. 3, ch. 9,
+/// MP initialization protocol) and systems do it. A SIPI that finds a CPU still
+/// busy with its INIT is lost, on a processor as under a hypervisor.
+pub fn wake(destination: Destination) {
+    apic::send(destination, Message::Init);
+    cpu::wait_until(AFTER_INIT, || false);
+    apic::send(destination, Message::Startup(startup_page()));
+    cpu::wait_until(AFTER_STARTUP, || false);
+    apic::send(destination, Message::Startup(startup_page()));
+}
+
+/// Starts one CPU; whether it arrived.
 pub fn start(index: usize) -> bool {
     let before = arrivals(index);
     JOBS[index].store(core::ptr::null_mut(), Ordering::Release);
-    apic::send(Destination::Cpu(index), Message::Init);
-    apic::send(Destination::Cpu(index), Message::Startup(startup_page()));
+    wake(Destination::Cpu(index));
     cpu::wait_until(PATIENCE, || arrivals(index) != before)
 }
 

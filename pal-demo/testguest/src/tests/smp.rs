@@ -89,11 +89,7 @@ fn problem(index: usize, number: u64) {
 fn broadcast_starts_every_cpu(context: &Context) -> Outcome {
     let cpus = context.config.cpus;
     check!(cpus > 1, "the configuration says cpus={cpus}");
-    apic::send(Destination::AllButSelf, Message::Init);
-    apic::send(
-        Destination::AllButSelf,
-        Message::Startup(smp::startup_page()),
-    );
+    smp::wake(Destination::AllButSelf);
     for index in 1..cpus {
         let arrived = cpu::wait_until(smp::PATIENCE, || smp::arrivals(index) == 1);
         check!(
