@@ -1,1 +1,0 @@
-//! Task switches, which VMX leaves to the hypervisor.
