@@ -7,19 +7,53 @@ use regex::Regex;
 
 use super::{COMMAND, Plan, Workshop};
 
-/// What may differ, and why.
-const EXPECTED: [(&str, &str); 3] = [
+/// What may differ: how such a line begins, and why it does.
+const EXPECTED: [(&str, &[&str]); 4] = [
     (
-        r"BIOS-e820|Memory: |e820: |Zone|zone|node +0|On node|memory, |PM: hibernation|hash table|random: |pages|DMA|shadow|mapped|Reserv|last_pfn|RAMDISK|found SMP|percpu",
         "the hypervisor's memory is taken out of the map, so sizes and places change",
+        &[
+            "BIOS-e820: ",
+            "  node   0: [mem ",
+            "  DMA32 ",
+            "Initmem setup node 0 ",
+            "On node 0, zone ",
+            "Built 1 zonelists",
+            "Memory: ",
+            "NODE_DATA(0) allocated ",
+            "RAMDISK: ",
+            "e820: reserve RAM buffer ",
+            "node 0 deferred pages initialised in ",
+            "PM: hibernation: Registered nosave memory: ",
+        ],
     ),
     (
-        r"tsc: |TSC|BogoMIPS|clocksource|sched_clock|Calibrat|APIC timer|delay|lpj|tsc_delta|took|usecs|rtc_cmos|PCI: Using",
-        "measured times: an exit takes time",
+        "the hypervisor-present bit is set: Linux does not look for hardware's errata",
+        &[
+            "Failed to access perfctr msr",
+            "Performance Events: ",
+            "SRBDS: ",
+            "MDS: ",
+            "MMIO Stale Data: ",
+            "GDS: ",
+            "TSC deadline timer available",
+            "[Firmware Bug]: TSC_DEADLINE disabled due to Errata",
+        ],
     ),
     (
-        r"(?i)hypervisor|vmx|virtuali",
-        "the hypervisor-present bit is set and VMX is hidden",
+        "times of day and measured times",
+        &[
+            "audit: type=2000 ",
+            "rtc_cmos 00:00: setting system clock ",
+            "sched_clock: Marking stable",
+            "clocksource: tsc: mask: ",
+            "tsc: ",
+            "Calibrating delay loop",
+            "smpboot: Total of ",
+        ],
+    ),
+    (
+        "drivers start side by side: the order of their numbers is a race on the bare machine too",
+        &["input: "],
     ),
 ];
 
@@ -39,7 +73,7 @@ pub fn differs_only_where_it_should(workshop: &Workshop) -> Result<()> {
     let mut surprises = Vec::new();
     for (lines, others, where_from) in [(&bare, &under, "bare"), (&under, &bare, "stillpoint")] {
         for line in lines.difference(others) {
-            if !is_expected(line)? {
+            if !is_expected(line) {
                 surprises.push(format!("{where_from}: {line}"));
             }
         }
@@ -61,13 +95,11 @@ fn normalised(dmesg: &str) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-fn is_expected(line: &str) -> Result<bool> {
-    for (pattern, _) in EXPECTED {
-        if Regex::new(pattern)?.is_match(line) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+fn is_expected(line: &str) -> bool {
+    EXPECTED
+        .iter()
+        .flat_map(|(_, beginnings)| *beginnings)
+        .any(|beginning| line.starts_with(beginning))
 }
 
 #[cfg(test)]
@@ -88,12 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_map_may_differ_but_a_fault_may_not() -> anyhow::Result<()> {
-        assert!(is_expected("BIOS-e820: [mem 0x0-0xfff] usable")?);
+    fn the_memory_map_may_differ_but_a_fault_may_not() {
+        assert!(is_expected("BIOS-e820: [mem 0x0-0xfff] usable"));
         assert!(!is_expected(
             "general protection fault: 0000 [#1] PREEMPT SMP"
-        )?);
-        assert!(!is_expected("unchecked MSR access error: RDMSR from 0x1")?);
-        Ok(())
+        ));
+        assert!(!is_expected("unchecked MSR access error: RDMSR from 0x1"));
+        assert!(!is_expected(
+            "smpboot: do_boot_cpu failed(-1) to wakeup CPU#1"
+        ));
     }
 }
