@@ -267,7 +267,7 @@ impl<S: SerialPort> Line<S> {
     /// one that was damaged on the way can be sent again. Gives up when the client
     /// speaks of something else, or not at all.
     fn await_acknowledgement(&mut self) {
-        if !self.acknowledges {
+        if !self.acknowledges || self.unacknowledged == 0 {
             return;
         }
         let deadline = self.port.now_us().saturating_add(ACKNOWLEDGE_PATIENCE_US);

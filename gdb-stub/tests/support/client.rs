@@ -11,11 +11,14 @@ use super::machine::FakeMachine;
 /// Both directions of the line, and the time.
 #[derive(Default)]
 pub struct Wire {
-    /// To the stub. `None` is a pause: the stub finds nothing, once.
+    /// To the stub.
     pub up: VecDeque<u8>,
+    /// Packets that follow one by one, each when the stub has dealt with what came
+    /// before and waits.
+    pub later: VecDeque<Vec<u8>>,
     /// From the stub.
     pub down: Vec<u8>,
-    /// Each look at an empty line takes a millisecond.
+    /// Each look at the clock takes a millisecond.
     pub now_us: u64,
     /// Whether the transmitter is stuck.
     pub stuck: bool,
@@ -43,6 +46,15 @@ impl SerialPort for Port {
     fn now_us(&mut self) -> u64 {
         let mut wire = self.0.borrow_mut();
         wire.now_us += 1000;
+        if wire.up.is_empty()
+            && let Some(packet) = wire.later.pop_front()
+        {
+            wire.up.extend(packet);
+        }
+        assert!(
+            wire.now_us < 1_000_000_000,
+            "the stub waits for more than the test sends"
+        );
         wire.now_us
     }
 }
@@ -163,10 +175,11 @@ impl Bench {
         line.extend(b"+");
         line.extend(packet("QStartNoAckMode"));
         line.extend(b"+");
-        for body in packets {
-            line.extend(packet(body));
-        }
         self.send(&line);
+        self.wire
+            .borrow_mut()
+            .later
+            .extend(packets.iter().map(|body| packet(body)));
         self.received();
         self.stopped(StopReason {
             cpu: CpuIndex(0),

@@ -1,0 +1,257 @@
+//! What the monitor commands print, and what the few that change something change.
+
+mod support;
+
+use gdb_stub::machine::CpuActivity;
+use support::client::{Bench, console, monitor};
+use support::guest::guest;
+
+/// What one command prints.
+fn run(bench: &mut Bench, command: &str) -> String {
+    let answers = bench.converse(&[&monitor(command), "D"]);
+    assert_eq!(answers[answers.len() - 2..], ["OK", "OK"], "{command}");
+    console(&answers)
+}
+
+fn run_new(command: &str) -> String {
+    run(&mut Bench::new(2), command)
+}
+
+#[test]
+fn help_lists_every_command_and_an_empty_line_is_help() {
+    let text = run_new("help");
+    assert_eq!(run_new(""), text);
+    assert_eq!(run_new("  "), text);
+    let expected = "\
+help         lists the commands, or explains one
+vmcs         shows VMCSs, NMI state first; sets and checks fields
+cpus         why the machine is stopped, and what each CPU was doing
+log          the hypervisor's last N log lines (40)
+regs         the hypervisor's own registers on a CPU
+xp           dumps guest physical memory: xp /16xb 0x7c00
+wp           writes guest physical memory: wp /b 0x7c00 0x90
+gva2gpa      the guest physical address of a virtual one
+msr          reads or writes an MSR by number or name: msr lstar
+nmi          owes the guest on a CPU an NMI
+exits        VM exits so far, by reason and CPU
+breakpoints  what the stub has set, and where
+arch         how to look at 16-bit and 32-bit code
+version      which Stillpoint this is
+`monitor help COMMAND` says more. CPU is a number from 0; without it,
+the CPU of GDB's current thread is meant (thread N is CPU N-1).
+";
+    assert_eq!(text, expected);
+    for line in text.lines().take(14) {
+        let name = line.split(' ').next().unwrap();
+        let help = run_new(&format!("help {name}"));
+        assert!(help.starts_with(&format!("monitor {name} ")), "{help}");
+        assert!(help.lines().count() >= 2, "{help}");
+    }
+    assert!(run_new("help vmcs").contains("vmcs check [CPU]"));
+}
+
+#[test]
+fn what_cannot_be_done_names_cause_and_remedy() {
+    let cases = [
+        (
+            "frobnicate",
+            "error: there is no command `frobnicate`; `monitor help` lists them\n",
+        ),
+        (
+            "xp",
+            "error: ADDR is missing\nusage: monitor xp [/NFS] ADDR\n",
+        ),
+        (
+            "xp 7c00h",
+            "error: `7c00h` is not a number; write 123, or 0x7b in hexadecimal\n\
+             usage: monitor xp [/NFS] ADDR\n",
+        ),
+        (
+            "xp /16q 0",
+            "error: `/16q` does not belong there\nusage: monitor xp [/NFS] ADDR\n",
+        ),
+        ("xp 0 1", "00000000"),
+        (
+            "xp 0x100000000",
+            "error: 0x100000000: nothing is mapped there\n",
+        ),
+        (
+            "wp 0x100",
+            "error: VALUE is missing\nusage: monitor wp [/S] ADDR VALUE…\n",
+        ),
+        ("wp /b 0x100 0x123", "error: `0x123` is not a number"),
+        ("nmi", "error: CPU is missing\nusage: monitor nmi CPU\n"),
+        ("nmi 2", "error: there is no such CPU; CPUs are 0 to 1\n"),
+        ("exits 7", "error: there is no such CPU; CPUs are 0 to 1\n"),
+        (
+            "regs guest",
+            "error: `guest` does not belong there\nusage: monitor regs host [CPU]\n",
+        ),
+        ("msr 0x123", "error: 0x123: the processor answers #GP\n"),
+        ("msr lstra", "error: `lstra` does not belong there\n"),
+        ("gva2gpa 0x10", "error: 0x10: nothing is mapped there\n"),
+        ("help me", "error: `me` does not belong there\n"),
+    ];
+    for (command, expected) in cases {
+        let text = run_new(command);
+        let text: String = text.chars().collect();
+        let expected: String = expected.bytes().map(char::from).collect();
+        assert!(text.contains(&expected), "{command}: {text}");
+    }
+}
+
+#[test]
+fn physical_memory_is_dumped_and_written() {
+    let mut bench = Bench::new(1);
+    assert_eq!(
+        run(&mut bench, "wp /b 0x7c00 0xeb 0x3c 144"),
+        "3 bytes written at 0x7c00\n"
+    );
+    assert_eq!(bench.machine.memory[0x7c00..0x7c04], [0xeb, 0x3c, 0x90, 0]);
+    assert_eq!(
+        run(&mut bench, "xp /18xb 0x7c00"),
+        "0000000000007c00: 0xeb 0x3c 0x90 0x00 0x00 0x00 0x00 0x00 0x00 0x00 0x00 0x00 0x00 0x00 \
+         0x00 0x00\n0000000000007c10: 0x00 0x00\n"
+    );
+    assert_eq!(
+        run(&mut bench, "xp 0x7c00"),
+        "0000000000007c00: 0x00903ceb\n"
+    );
+    // The end of memory is inside this dump.
+    let text = run(&mut bench, "xp /4xg 0x7fff0");
+    assert!(text.starts_with("000000000007fff0: 0x0000000000000000 0x0000000000000000\n"));
+    assert!(
+        text.ends_with("error: 0x80000: nothing is mapped there\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn msrs_are_read_and_written_by_name_and_number_on_any_cpu() {
+    let mut bench = Bench::new(2);
+    let lstar = guest().work;
+    assert_eq!(
+        run(&mut bench, "msr lstar"),
+        format!("CPU 0: MSR 0xc0000082 lstar = {lstar:#018x}\n")
+    );
+    assert_eq!(
+        run(&mut bench, "msr 0x10 0x1234 @1"),
+        "CPU 1: MSR 0x10 tsc = 0x0000000000001234\n"
+    );
+    assert_eq!(bench.machine.cpus[1].msrs[&0x10], 0x1234);
+    assert_eq!(bench.machine.cpus[0].msrs[&0x10], 1);
+}
+
+#[test]
+fn an_nmi_is_owed_to_the_cpu_that_was_named() {
+    let mut bench = Bench::new(2);
+    assert_eq!(run(&mut bench, "nmi 1"), "CPU 1: the guest is owed 1 NMI\n");
+    assert_eq!(
+        run(&mut bench, "nmi 1"),
+        "CPU 1: the guest is owed 2 NMIs\n"
+    );
+    assert_eq!(
+        (bench.machine.cpus[0].owed, bench.machine.cpus[1].owed),
+        (0, 2)
+    );
+    assert!(run(&mut bench, "vmcs").contains('2'));
+}
+
+#[test]
+fn cpus_says_why_and_where() {
+    let mut bench = Bench::new(3);
+    bench.machine.cpus[1].activity = CpuActivity::Halted;
+    assert_eq!(
+        run(&mut bench, "cpus"),
+        format!(
+            "CPU 0: stopped from the debug line\n\
+             * CPU 0  rip {0:016x}  cr3 000001000000  guest 64-bit CPL 0\n\
+             \x20 CPU 1  rip {0:016x}  cr3 000001000000  guest halted\n\
+             \x20 CPU 2  wait-for-SIPI\n",
+            guest().entry
+        )
+    );
+}
+
+#[test]
+fn the_log_shows_its_end_unless_told() {
+    let text = run_new("log");
+    assert!(
+        text.starts_with("(20 earlier lines: `monitor log all`)\nline 21\n"),
+        "{text}"
+    );
+    assert!(text.ends_with("line 60\n"));
+    assert_eq!(
+        run_new("log 2"),
+        "(58 earlier lines: `monitor log all`)\nline 59\nline 60\n"
+    );
+    assert_eq!(run_new("log all").lines().count(), 60);
+}
+
+#[test]
+fn exits_are_counted_by_reason_and_cpu() {
+    let text = run_new("exits");
+    assert!(
+        text.starts_with("CPU 0: 107 VM exits\n           100  10 CPUID\n"),
+        "{text}"
+    );
+    assert!(text.contains("CPU 1: 108 VM exits"));
+    assert!(!run_new("exits 0").contains("CPU 1"));
+}
+
+#[test]
+fn the_vmcs_is_shown_set_and_compared() {
+    let mut bench = Bench::new(2);
+    assert!(run(&mut bench, "vmcs").lines().count() >= 3);
+    assert!(run(&mut bench, "vmcs guest_rip 1").contains("GUEST_RIP"));
+    run(&mut bench, "vmcs set guest_rip 0x1234 1");
+    let text = run(&mut bench, "vmcs guest_rip 1");
+    assert!(text.contains("1234"), "{text}");
+    assert!(!run(&mut bench, "vmcs guest_rip 0").contains("1234"));
+    // Against what it was when the machine last went on.
+    run(&mut bench, "vmcs");
+    let answers = bench.converse(&[
+        &monitor("vmcs set guest_rip 0x5678 1"),
+        &monitor("vmcs diff 1"),
+        &monitor("vmcs set guest_rip 0x9abc"),
+        "D",
+    ]);
+    let text = console(&answers);
+    assert!(text.contains("1234") && text.contains("5678"), "{text}");
+    // What would break VM entry is refused.
+    let text = run(&mut bench, "vmcs set pin_based_controls 0");
+    assert!(text.contains("error"), "{text}");
+    assert!(run(&mut bench, "vmcs check").contains("cpu 0"));
+}
+
+#[test]
+fn output_ends_when_the_client_asks_something_else() {
+    let mut bench = Bench::new(2);
+    // The next packet is on the line before the answer to this one is out.
+    let mut both = support::client::packet(&monitor("xp /4096xg 0"));
+    both.extend(support::client::packet("qC"));
+    bench.wire.borrow_mut().later.push_back(both);
+    let answers = {
+        bench.send(&support::client::packet("qSupported"));
+        bench.send(b"+");
+        bench.send(&support::client::packet("QStartNoAckMode"));
+        bench.send(b"+");
+        bench
+            .wire
+            .borrow_mut()
+            .later
+            .push_back(support::client::packet("D"));
+        bench.stopped(gdb_stub::StopReason {
+            cpu: gdb_stub::CpuIndex(0),
+            kind: gdb_stub::StopKind::DebugLine,
+        });
+        support::client::bodies(&bench.received())
+    };
+    let after: Vec<_> = answers
+        .iter()
+        .skip(2)
+        .filter(|body| !body.starts_with("O2"))
+        .collect();
+    assert!(answers.len() < 12, "{} packets", answers.len());
+    assert_eq!(after[after.len() - 2..], ["QC1", "OK"], "{answers:?}");
+}
