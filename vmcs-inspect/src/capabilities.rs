@@ -85,6 +85,11 @@ impl AllowedSettings {
     pub const fn excess(self, value: u32) -> u32 {
         value & !self.allowed1
     }
+
+    /// The bits of `value` that are not allowed as they are.
+    pub const fn wrong(self, value: u32) -> u32 {
+        self.missing(value) | self.excess(value)
+    }
 }
 
 /// The values of the VMX capability MSRs, and the facts of CPUID that the VM-entry

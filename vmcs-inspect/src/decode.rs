@@ -118,6 +118,30 @@ impl fmt::Display for Decoded {
     }
 }
 
+/// Whether the field's value is a set of bits with names, so that any part of it decodes too.
+pub(crate) fn has_named_bits(field: Field) -> bool {
+    matches!(
+        field,
+        Field::PIN_BASED_CONTROLS
+            | Field::PRIMARY_PROCESSOR_BASED_CONTROLS
+            | Field::SECONDARY_PROCESSOR_BASED_CONTROLS
+            | Field::TERTIARY_PROCESSOR_BASED_CONTROLS
+            | Field::VM_EXIT_CONTROLS
+            | Field::SECONDARY_VM_EXIT_CONTROLS
+            | Field::VM_ENTRY_CONTROLS
+            | Field::GUEST_INTERRUPTIBILITY
+            | Field::GUEST_PENDING_DEBUG_EXCEPTIONS
+            | Field::GUEST_CR0
+            | Field::HOST_CR0
+            | Field::GUEST_CR4
+            | Field::HOST_CR4
+            | Field::GUEST_IA32_EFER
+            | Field::HOST_IA32_EFER
+            | Field::GUEST_IA32_DEBUGCTL
+            | Field::GUEST_RFLAGS
+    )
+}
+
 impl Decoded {
     fn exit_qualification(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.exit.reason {

@@ -93,7 +93,8 @@ impl fmt::Display for AccessRights {
     /// Types", and section 3.5, "System Descriptor Types".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.unusable() {
-            f.write_str("unusable, ")?;
+            // Of the rest only the DPL counts, and that only for SS.
+            return write!(f, "unusable, DPL {}", self.dpl());
         }
         let kind = self.segment_type();
         if !self.s() {
@@ -167,7 +168,8 @@ mod tests {
             (0x008b, "busy TSS, DPL 0, P"),
             (0x0083, "busy 16-bit TSS, DPL 0, P"),
             (0x0082, "LDT, DPL 0, P"),
-            (0x1_0000, "unusable, system type 0, DPL 0"),
+            (0x1_0000, "unusable, DPL 0"),
+            (0x1_c0f3, "unusable, DPL 3"),
             (
                 0x1f9b,
                 "code, execute/read, accessed, DPL 0, P, AVL, reserved 0xf00",

@@ -6,9 +6,8 @@ use crate::{EntryControls, Field, VmcsError};
 
 pub(super) fn check(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     let entry = c.entry.bits();
-    let allowed = c.caps.entry();
-    c.require(
-        allowed.missing(entry) | allowed.excess(entry) == 0,
+    c.require_no_bits(
+        c.caps.entry().wrong(entry),
         Rule::EntryAllowed,
         Field::VM_ENTRY_CONTROLS,
         entry,

@@ -7,7 +7,7 @@ use crate::{
 };
 
 pub(super) fn check(c: &mut Checker<'_>) -> Result<(), VmcsError> {
-    allowed_settings(c)?;
+    allowed_settings(c);
     c.require_cr3_target_count()?;
     bitmaps(c)?;
     nmis(c);
@@ -17,39 +17,36 @@ pub(super) fn check(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     other_features(c)
 }
 
-fn allowed_settings(c: &mut Checker<'_>) -> Result<(), VmcsError> {
+fn allowed_settings(c: &mut Checker<'_>) {
     let pin_based = c.pin_based.bits();
-    let allowed = c.caps.pin_based();
-    c.require(
-        allowed.missing(pin_based) | allowed.excess(pin_based) == 0,
+    c.require_no_bits(
+        c.caps.pin_based().wrong(pin_based),
         Rule::PinBasedAllowed,
         Field::PIN_BASED_CONTROLS,
         pin_based,
     );
     let primary = c.primary.bits();
-    let allowed = c.caps.primary();
-    c.require(
-        allowed.missing(primary) | allowed.excess(primary) == 0,
+    c.require_no_bits(
+        c.caps.primary().wrong(primary),
         Rule::PrimaryAllowed,
         Field::PRIMARY_PROCESSOR_BASED_CONTROLS,
         primary,
     );
     // Controls that are not activated count as 0, which is always allowed.
     let secondary = c.secondary.bits();
-    c.require(
-        c.caps.secondary().excess(secondary) == 0,
+    c.require_no_bits(
+        c.caps.secondary().excess(secondary),
         Rule::SecondaryAllowed,
         Field::SECONDARY_PROCESSOR_BASED_CONTROLS,
         secondary,
     );
     let tertiary = c.tertiary.bits();
-    c.require(
-        tertiary & !c.caps.procbased_ctls3 == 0,
+    c.require_no_bits(
+        tertiary & !c.caps.procbased_ctls3,
         Rule::TertiaryAllowed,
         Field::TERTIARY_PROCESSOR_BASED_CONTROLS,
         tertiary,
     );
-    Ok(())
 }
 
 impl Checker<'_> {
@@ -247,9 +244,7 @@ fn ept(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     if c.tertiary.contains(TertiaryControls::ENABLE_HLAT) {
         // Bits 3 and 4 are PWT and PCD.
         let reserved = 0xfe7 | c.caps.beyond_physical_width();
-        c.require_field(Field::HLAT_POINTER, Rule::HlatReserved, |v| {
-            v & reserved == 0
-        })?;
+        c.require_clear(Field::HLAT_POINTER, Rule::HlatReserved, reserved)?;
     }
     Ok(())
 }
@@ -276,18 +271,18 @@ fn ept_pointer(c: &mut Checker<'_>) -> Result<(), VmcsError> {
         (walk_length, Rule::EptWalkLength),
         (eptp & (1 << 6) == 0 || supports(21), Rule::EptAccessedDirty),
         (eptp & (1 << 7) == 0 || supports(23), Rule::EptShadowStack),
-        (eptp & reserved == 0, Rule::EptReserved),
     ] {
         c.require(holds, rule, Field::EPT_POINTER, eptp);
     }
+    c.require_no_bits(eptp & reserved, Rule::EptReserved, Field::EPT_POINTER, eptp);
     Ok(())
 }
 
 fn other_features(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     if c.secondary.contains(SecondaryControls::ENABLE_VM_FUNCTIONS) {
         let functions = c.get(Field::VM_FUNCTION_CONTROLS)?;
-        c.require(
-            functions & !c.caps.vmfunc == 0,
+        c.require_no_bits(
+            functions & !c.caps.vmfunc,
             Rule::VmFunctionsAllowed,
             Field::VM_FUNCTION_CONTROLS,
             functions,

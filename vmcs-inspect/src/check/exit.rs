@@ -5,19 +5,17 @@ use crate::{ExitControls, Field, PinBasedControls, VmcsError};
 
 pub(super) fn check(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     let exit = c.exit.bits();
-    let allowed = c.caps.exit();
-    c.require(
-        allowed.missing(exit) | allowed.excess(exit) == 0,
+    c.require_no_bits(
+        c.caps.exit().wrong(exit),
         Rule::ExitAllowed,
         Field::VM_EXIT_CONTROLS,
         exit,
     );
     if c.exit.contains(ExitControls::ACTIVATE_SECONDARY_CONTROLS) {
-        let allowed = c.caps.exit_ctls2;
-        c.require_field(
+        c.require_clear(
             Field::SECONDARY_VM_EXIT_CONTROLS,
             Rule::SecondaryExitAllowed,
-            |secondary| secondary & !allowed == 0,
+            !c.caps.exit_ctls2,
         )?;
     }
     c.require(

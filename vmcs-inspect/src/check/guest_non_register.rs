@@ -84,7 +84,6 @@ fn interruptibility(c: &mut Checker<'_>, blocking: GuestInterruptibility) -> Res
     let interrupts_on = c.get(Field::GUEST_RFLAGS)? & RFLAGS_IF != 0;
     let mov_ss = blocking.contains(Blocking::BLOCKING_BY_MOV_SS);
     let rules = [
-        (blocking.unnamed() == 0, Rule::InterruptibilityReserved),
         (!blocking.contains(SHADOW), Rule::StiExcludesMovSs),
         (
             interrupts_on || !blocking.contains(Blocking::BLOCKING_BY_STI),
@@ -108,6 +107,12 @@ fn interruptibility(c: &mut Checker<'_>, blocking: GuestInterruptibility) -> Res
             Rule::EnclaveInterruption,
         ),
     ];
+    c.require_no_bits(
+        blocking.unnamed(),
+        Rule::InterruptibilityReserved,
+        Field::GUEST_INTERRUPTIBILITY,
+        blocking.bits(),
+    );
     for (holds, rule) in rules {
         c.require(holds, rule, Field::GUEST_INTERRUPTIBILITY, blocking.bits());
     }
@@ -121,9 +126,13 @@ fn pending_debug_exceptions(
     use PendingDebugExceptions as Pending;
     let field = Field::GUEST_PENDING_DEBUG_EXCEPTIONS;
     let pending = Pending::from_bits_retain(c.get(field)?);
-    let bld_reserved = !c.caps.cpuid.bus_lock_detect && pending.contains(Pending::BLD);
-    c.require(
-        pending.unnamed() == 0 && !bld_reserved,
+    let bld = if c.caps.cpuid.bus_lock_detect {
+        Pending::empty()
+    } else {
+        Pending::BLD
+    };
+    c.require_no_bits(
+        pending.unnamed() | (pending & bld).bits(),
         Rule::PendingDebugReserved,
         field,
         pending.bits(),

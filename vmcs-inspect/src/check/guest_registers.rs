@@ -1,7 +1,10 @@
 //! Checks on the guest's control registers, debug registers and MSRs: Intel SDM,
 //! vol. 3, section 27.3.1.1.
 
-use super::{CR0_PE, CR0_PG, CR0_WP, CR4_CET, CR4_PAE, CR4_PCIDE, Checker, Rule, is_pat, is_s_cet};
+use super::{
+    CR0_PE, CR0_PG, CR0_WP, CR4_CET, CR4_PAE, CR4_PCIDE, Checker, Rule, is_pat, is_s_cet,
+    not_as_fixed,
+};
 use crate::{Capabilities, EntryControls, Field, VmcsError};
 
 pub(super) fn check(c: &mut Checker<'_>) -> Result<(), VmcsError> {
@@ -20,9 +23,8 @@ fn control_registers(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     } else {
         0
     };
-    let (set, clear) = (c.caps.cr0_fixed0 & !free, !c.caps.cr0_fixed1);
-    let fixed = cr0 & set == set && cr0 & clear == 0;
-    c.require(fixed, Rule::GuestCr0Fixed, Field::GUEST_CR0, cr0);
+    let wrong = not_as_fixed(cr0, c.caps.cr0_fixed0 & !free, c.caps.cr0_fixed1);
+    c.require_no_bits(wrong, Rule::GuestCr0Fixed, Field::GUEST_CR0, cr0);
     c.require(
         cr0 & CR0_PG == 0 || cr0 & CR0_PE != 0,
         Rule::GuestPagingNeedsProtection,
@@ -31,11 +33,10 @@ fn control_registers(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     );
 
     let cr4 = c.get(Field::GUEST_CR4)?;
-    let (set, clear) = (c.caps.cr4_fixed0, !c.caps.cr4_fixed1);
-    let fixed = cr4 & set == set && cr4 & clear == 0;
+    let wrong = not_as_fixed(cr4, c.caps.cr4_fixed0, c.caps.cr4_fixed1);
+    c.require_no_bits(wrong, Rule::GuestCr4Fixed, Field::GUEST_CR4, cr4);
     let long_mode = c.long_mode_guest();
     for (holds, rule) in [
-        (fixed, Rule::GuestCr4Fixed),
         (
             cr4 & CR4_CET == 0 || cr0 & CR0_WP != 0,
             Rule::GuestCetNeedsWp,
@@ -58,18 +59,13 @@ fn control_registers(c: &mut Checker<'_>) -> Result<(), VmcsError> {
         cr0,
     );
 
-    let reserved = c.cr3_reserved();
-    c.require_field(Field::GUEST_CR3, Rule::GuestCr3Width, |cr3| {
-        cr3 & reserved == 0
-    })
+    c.require_clear(Field::GUEST_CR3, Rule::GuestCr3Width, c.cr3_reserved())
 }
 
 fn debug_controls(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     if c.entry.contains(EntryControls::LOAD_DEBUG_CONTROLS) {
         let reserved = debugctl_reserved(c.caps);
-        c.require_field(Field::GUEST_IA32_DEBUGCTL, Rule::GuestDebugctl, |value| {
-            value & reserved == 0
-        })?;
+        c.require_clear(Field::GUEST_IA32_DEBUGCTL, Rule::GuestDebugctl, reserved)?;
         c.require_field(Field::GUEST_DR7, Rule::GuestDr7, |dr7| dr7 >> 32 == 0)?;
     }
     Ok(())
@@ -97,11 +93,13 @@ fn efer(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     let efer = c.get(Field::GUEST_IA32_EFER)?;
     let paging = c.get(Field::GUEST_CR0)? & CR0_PG != 0;
     let (lme, lma) = (efer & (1 << 8) != 0, efer & (1 << 10) != 0);
+    c.require_no_bits(
+        efer & !c.caps.cpuid.efer_supported,
+        Rule::GuestEferReserved,
+        Field::GUEST_IA32_EFER,
+        efer,
+    );
     for (holds, rule) in [
-        (
-            efer & !c.caps.cpuid.efer_supported == 0,
-            Rule::GuestEferReserved,
-        ),
         (lma == c.long_mode_guest(), Rule::GuestEferLma),
         (!paging || lme == lma, Rule::GuestEferLme),
     ] {
@@ -122,10 +120,10 @@ fn other_msrs(c: &mut Checker<'_>) -> Result<(), VmcsError> {
         )?;
     }
     if c.entry.contains(EntryControls::LOAD_IA32_PERF_GLOBAL_CTRL) {
-        c.require_field(
+        c.require_clear(
             Field::GUEST_IA32_PERF_GLOBAL_CTRL,
             Rule::GuestPerfGlobalCtrl,
-            |value| value & !caps.cpuid.perf_global_ctrl_supported == 0,
+            !caps.cpuid.perf_global_ctrl_supported,
         )?;
     }
     if c.entry.contains(EntryControls::LOAD_IA32_PAT) {
@@ -139,15 +137,11 @@ fn other_msrs(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     if c.entry.contains(EntryControls::LOAD_IA32_RTIT_CTL) {
         // Only the bits that no processor defines: the others depend on CPUID.14H.
         let reserved = 0xfe7f_0000_0000_0000;
-        c.require_field(Field::GUEST_IA32_RTIT_CTL, Rule::GuestRtitCtl, |value| {
-            value & reserved == 0
-        })?;
+        c.require_clear(Field::GUEST_IA32_RTIT_CTL, Rule::GuestRtitCtl, reserved)?;
     }
     if c.entry.contains(EntryControls::LOAD_GUEST_IA32_LBR_CTL) {
         let defined = 0x7f_000f;
-        c.require_field(Field::GUEST_IA32_LBR_CTL, Rule::GuestLbrCtl, |value| {
-            value & !defined == 0
-        })?;
+        c.require_clear(Field::GUEST_IA32_LBR_CTL, Rule::GuestLbrCtl, !defined)?;
     }
     if c.entry.contains(EntryControls::LOAD_PKRS) {
         c.require_field(Field::GUEST_IA32_PKRS, Rule::GuestPkrs, |v| v >> 32 == 0)?;

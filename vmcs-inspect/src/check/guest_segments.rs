@@ -82,7 +82,12 @@ impl Segment {
     fn require_form(&self, c: &mut Checker<'_>) {
         let rights = self.rights;
         self.require_rights(c, rights.present(), Rule::SegmentPresent);
-        self.require_rights(c, rights.reserved() == 0, Rule::RightsReserved);
+        c.require_no_bits(
+            rights.reserved(),
+            Rule::RightsReserved,
+            self.fields.rights,
+            rights.raw(),
+        );
         let small = self.limit & 0xfff == 0xfff || !rights.g();
         let large = self.limit & 0xfff0_0000 == 0 || rights.g();
         self.require_rights(c, small && large, Rule::LimitGranularity);

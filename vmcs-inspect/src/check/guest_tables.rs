@@ -52,11 +52,13 @@ fn rflags(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     let injects_interrupt =
         injected.valid() && injected.kind() == InterruptionType::ExternalInterrupt;
     let reserved = !0x3f_ffff | 1 << 15 | 1 << 5 | 1 << 3;
+    c.require_no_bits(
+        rflags & reserved | !rflags & 2,
+        Rule::RflagsReserved,
+        Field::GUEST_RFLAGS,
+        rflags,
+    );
     for (holds, rule) in [
-        (
-            rflags & reserved == 0 && rflags & 2 != 0,
-            Rule::RflagsReserved,
-        ),
         (
             rflags & RFLAGS_VM == 0 || (protected && !c.long_mode_guest()),
             Rule::RflagsVm,

@@ -1,6 +1,6 @@
 //! Checks on the host-state area: Intel SDM, vol. 3, sections 27.2.2 to 27.2.4.
 
-use super::{CR0_WP, CR4_CET, CR4_PAE, Checker, Rule, is_pat, is_s_cet};
+use super::{CR0_WP, CR4_CET, CR4_PAE, Checker, Rule, is_pat, is_s_cet, not_as_fixed};
 use crate::capabilities::beyond;
 use crate::{ExitControls, Field, VmcsError};
 
@@ -21,26 +21,28 @@ impl Checker<'_> {
 }
 
 fn control_registers(c: &mut Checker<'_>) -> Result<(), VmcsError> {
-    let (set, clear) = (c.caps.cr0_fixed0, !c.caps.cr0_fixed1);
+    let caps = c.caps;
     let cr0 = c.get(Field::HOST_CR0)?;
-    let fixed = cr0 & set == set && cr0 & clear == 0;
-    c.require(fixed, Rule::HostCr0Fixed, Field::HOST_CR0, cr0);
-
-    let (set, clear) = (c.caps.cr4_fixed0, !c.caps.cr4_fixed1);
+    c.require_no_bits(
+        not_as_fixed(cr0, caps.cr0_fixed0, caps.cr0_fixed1),
+        Rule::HostCr0Fixed,
+        Field::HOST_CR0,
+        cr0,
+    );
     let cr4 = c.get(Field::HOST_CR4)?;
-    let fixed = cr4 & set == set && cr4 & clear == 0;
-    c.require(fixed, Rule::HostCr4Fixed, Field::HOST_CR4, cr4);
+    c.require_no_bits(
+        not_as_fixed(cr4, caps.cr4_fixed0, caps.cr4_fixed1),
+        Rule::HostCr4Fixed,
+        Field::HOST_CR4,
+        cr4,
+    );
     c.require(
         cr4 & CR4_CET == 0 || cr0 & CR0_WP != 0,
         Rule::HostCetNeedsWp,
         Field::HOST_CR4,
         cr4,
     );
-
-    let reserved = c.cr3_reserved();
-    c.require_field(Field::HOST_CR3, Rule::HostCr3Width, |cr3| {
-        cr3 & reserved == 0
-    })
+    c.require_clear(Field::HOST_CR3, Rule::HostCr3Width, c.cr3_reserved())
 }
 
 fn msrs(c: &mut Checker<'_>) -> Result<(), VmcsError> {
@@ -48,10 +50,10 @@ fn msrs(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     c.require_canonical(Field::HOST_IA32_SYSENTER_ESP, Rule::HostSysenterCanonical)?;
     c.require_canonical(Field::HOST_IA32_SYSENTER_EIP, Rule::HostSysenterCanonical)?;
     if c.exit.contains(ExitControls::LOAD_IA32_PERF_GLOBAL_CTRL) {
-        c.require_field(
+        c.require_clear(
             Field::HOST_IA32_PERF_GLOBAL_CTRL,
             Rule::HostPerfGlobalCtrl,
-            |value| value & !caps.cpuid.perf_global_ctrl_supported == 0,
+            !caps.cpuid.perf_global_ctrl_supported,
         )?;
     }
     if c.exit.contains(ExitControls::LOAD_IA32_PAT) {
@@ -59,9 +61,8 @@ fn msrs(c: &mut Checker<'_>) -> Result<(), VmcsError> {
     }
     if c.exit.contains(ExitControls::LOAD_IA32_EFER) {
         let efer = c.get(Field::HOST_IA32_EFER)?;
-        let supported = efer & !caps.cpuid.efer_supported == 0;
-        c.require(
-            supported,
+        c.require_no_bits(
+            efer & !caps.cpuid.efer_supported,
             Rule::HostEferReserved,
             Field::HOST_IA32_EFER,
             efer,

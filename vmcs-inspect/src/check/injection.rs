@@ -50,7 +50,7 @@ pub(super) fn check(c: &mut Checker<'_>) -> Result<(), VmcsError> {
         0
     };
     let reserved = raw & 0x7fff_f000 & !nested;
-    c.require(reserved == 0, Rule::InjectedReserved, field, raw);
+    c.require_no_bits(reserved, Rule::InjectedReserved, field, raw);
 
     if kind.is_software() {
         let least = if c.caps.injects_length_zero() { 0 } else { 1 };

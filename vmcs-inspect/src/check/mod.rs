@@ -43,6 +43,9 @@ pub struct Violation {
     pub field: Field,
     /// That field's value.
     pub value: u64,
+    /// The bits that are 0 and should be 1, or the other way round; 0 where the rule does not
+    /// tell single bits.
+    pub bits: u64,
 }
 
 impl fmt::Display for Violation {
@@ -54,7 +57,11 @@ impl fmt::Display for Violation {
             self.field,
             self.value,
             self.rule
-        )
+        )?;
+        if self.bits != 0 {
+            write!(f, " (wrong bits: {:#x})", self.bits)?;
+        }
+        Ok(())
     }
 }
 
@@ -167,16 +174,42 @@ impl<'a> Checker<'a> {
         Ok(self.get(field)? as u32)
     }
 
+    fn tell(&mut self, violation: Violation) {
+        self.count += 1;
+        (self.sink)(violation);
+    }
+
     /// Tells the sink unless `holds`.
     fn require(&mut self, holds: bool, rule: Rule, field: Field, value: impl Into<u64>) {
         if !holds {
-            self.count += 1;
-            (self.sink)(Violation {
+            let value = value.into();
+            self.tell(Violation {
                 rule,
                 field,
-                value: value.into(),
+                value,
+                bits: 0,
             });
         }
+    }
+
+    /// Tells the sink if there are `wrong` bits.
+    fn require_no_bits<T: Into<u64>>(&mut self, wrong: T, rule: Rule, field: Field, value: T) {
+        let (bits, value) = (wrong.into(), value.into());
+        if bits != 0 {
+            self.tell(Violation {
+                rule,
+                field,
+                value,
+                bits,
+            });
+        }
+    }
+
+    /// Reads a field and requires that its `reserved` bits are 0.
+    fn require_clear(&mut self, field: Field, rule: Rule, reserved: u64) -> Result<(), VmcsError> {
+        let value = self.get(field)?;
+        self.require_no_bits(value & reserved, rule, field, value);
+        Ok(())
     }
 
     /// Reads a field and requires that `holds` of its value.
@@ -213,6 +246,12 @@ impl<'a> Checker<'a> {
             self.get32(Field::VM_ENTRY_INTERRUPTION_INFO)?,
         ))
     }
+}
+
+/// The bits of a control register that are not as IA32_VMX_CR0_FIXED0 and _FIXED1, or those of
+/// CR4, want them.
+fn not_as_fixed(value: u64, fixed0: u64, fixed1: u64) -> u64 {
+    fixed0 & !value | value & !fixed1
 }
 
 /// Whether each byte of an IA32_PAT value is a memory type.

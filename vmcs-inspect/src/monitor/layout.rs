@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use crate::decode::{Decoded, ExitContext};
+use crate::decode::{Decoded, ExitContext, has_named_bits};
 use crate::{Change, Field, Violation, VmcsError};
 
 /// No line is made longer than this, unless one item of it is.
@@ -34,13 +34,23 @@ pub(super) fn column(out: &mut dyn Write, width: usize, content: impl fmt::Displ
     write!(out, "{:fill$}", "")
 }
 
-/// Breaks lines after commas so that they keep within [`WIDTH`]; what follows a break
-/// begins at column `indent`.
+/// Where a text may be broken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Break {
+    /// After a comma: items of a list stay whole.
+    AfterItems,
+    /// After any word.
+    AfterWords,
+}
+
+/// Breaks lines so that they keep within [`WIDTH`]; what follows a break begins at column
+/// `indent`.
 ///
 /// Nothing is written before the first item, so that an empty text leaves no
 /// blanks at the end of a line.
 struct Wrapped<'a> {
     out: &'a mut dyn Write,
+    breaks: Break,
     indent: usize,
     /// Where the next item goes if it fits.
     column: usize,
@@ -50,13 +60,24 @@ struct Wrapped<'a> {
 
 impl<'a> Wrapped<'a> {
     /// Begins when `column` columns of the line are written.
-    fn new(out: &'a mut dyn Write, column: usize, indent: usize) -> Self {
+    fn new(out: &'a mut dyn Write, breaks: Break, column: usize, indent: usize) -> Self {
         Wrapped {
             out,
+            breaks,
             indent,
             column,
             item: [0; 120],
             len: 0,
+        }
+    }
+
+    /// Whether the line may be broken after what was gathered.
+    fn may_break(&self) -> bool {
+        let gathered = self.item.get(..self.len).unwrap_or_default();
+        match gathered.last() {
+            None => false,
+            Some(b',') => true,
+            Some(_) => self.breaks == Break::AfterWords,
         }
     }
 
@@ -93,7 +114,7 @@ impl<'a> Wrapped<'a> {
 impl Write for Wrapped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
-            if character == ' ' && self.len > 0 && self.item[self.len - 1] == b',' {
+            if character == ' ' && self.may_break() {
                 self.flush()?;
                 continue;
             }
@@ -114,11 +135,12 @@ impl Write for Wrapped<'_> {
 /// Writes `text` from column `column` on, wrapped so that it stays right of `indent`.
 pub(super) fn wrap(
     out: &mut dyn Write,
+    breaks: Break,
     column: usize,
     indent: usize,
     text: impl fmt::Display,
 ) -> fmt::Result {
-    let mut wrapped = Wrapped::new(out, column, indent);
+    let mut wrapped = Wrapped::new(out, breaks, column, indent);
     write!(wrapped, "{text}")?;
     wrapped.flush()
 }
@@ -139,7 +161,13 @@ pub(super) fn field_line(
             let at = written + counted.count;
             // A very long name moves the value; the meaning stays clear of it.
             let indent = MEANING_COLUMN.max(at + 1);
-            wrap(out, at, indent, Decoded { field, value, exit })?;
+            wrap(
+                out,
+                Break::AfterItems,
+                at,
+                indent,
+                Decoded { field, value, exit },
+            )?;
         }
         Err(VmcsError::Unsupported(_)) => {
             column(out, MEANING_COLUMN - VALUE_COLUMN, "-")?;
@@ -147,6 +175,13 @@ pub(super) fn field_line(
         }
         Err(error) => write!(out, "{error}")?,
     }
+    out.write_str("\n")
+}
+
+/// Writes an error as a person meets it: its first word, and the text wrapped beside it.
+pub(super) fn error(out: &mut dyn Write, text: impl fmt::Display) -> fmt::Result {
+    out.write_str("error: ")?;
+    wrap(out, Break::AfterWords, 7, 7, text)?;
     out.write_str("\n")
 }
 
@@ -169,6 +204,7 @@ pub(super) fn change_line(out: &mut dyn Write, change: Change, exit: ExitContext
         let mut counted = Counted { out, count: 0 };
         wrap(
             &mut counted,
+            Break::AfterItems,
             0,
             VALUE_COLUMN,
             Decoded { field, value, exit },
@@ -180,14 +216,52 @@ pub(super) fn change_line(out: &mut dyn Write, change: Change, exit: ExitContext
     Ok(())
 }
 
-/// Writes a broken rule in two lines: where and what, and below it the rule.
-pub(super) fn violation(out: &mut dyn Write, violation: &Violation) -> fmt::Result {
-    let Violation { rule, field, value } = violation;
+/// Whether a set of bits prints as `none`: it has no bit that is worth a name.
+fn says_none(names: Decoded) -> bool {
+    /// Takes no more than what is left of the word.
+    struct Expect(&'static str);
+
+    impl Write for Expect {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0 = self.0.strip_prefix(text).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+
+    let mut expect = Expect("none");
+    write!(expect, "{names}").is_ok() && expect.0.is_empty()
+}
+
+/// Writes a broken rule: where and what, below it the rule, and which bits break it.
+pub(super) fn violation(
+    out: &mut dyn Write,
+    violation: &Violation,
+    exit: ExitContext,
+) -> fmt::Result {
+    let Violation {
+        rule,
+        field,
+        value,
+        bits,
+    } = *violation;
     let section = rule.section().number();
     writeln!(out, "  SDM {section:<9} {field} = {value:#x}")?;
-    out.write_str("                ")?;
-    wrap(out, 16, 16, rule)?;
-    out.write_str("\n")
+    out.write_str("      ")?;
+    wrap(out, Break::AfterWords, 6, 6, rule)?;
+    out.write_str("\n")?;
+    if bits != 0 {
+        let mut counted = Counted { out, count: 0 };
+        write!(counted, "      wrong bits: {bits:#x}")?;
+        let at = counted.count;
+        let value = bits;
+        let names = Decoded { field, value, exit };
+        if has_named_bits(field) && !says_none(names) {
+            out.write_str(",")?;
+            wrap(out, Break::AfterItems, at + 1, at + 2, names)?;
+        }
+        out.write_str("\n")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -245,7 +319,7 @@ mod tests {
     fn an_item_too_long_for_any_line_is_written_whole() {
         let mut out = String::new();
         let long = "x".repeat(300);
-        wrap(&mut out, 0, 4, &long).unwrap();
+        wrap(&mut out, Break::AfterWords, 0, 4, &long).unwrap();
         assert_eq!(out.replace(['\n', ' '], ""), long);
     }
 }

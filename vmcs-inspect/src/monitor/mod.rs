@@ -35,8 +35,8 @@ vmcs set! FIELD VALUE [CPU]  write it all the same
 vmcs diff [CPU]              what changed since the last stop
 vmcs check [CPU]             the SDM's VM-entry checks: each broken rule with its section
 
-FIELD is a name (guest_rip), an unambiguous beginning of one (guest_interr), all names with
-a beginning (guest_cs*), or an encoding (0x681e). VALUE is decimal, or hexadecimal with 0x.
+FIELD is a name (guest_rip), an unambiguous beginning of one (guest_act), all names with a
+beginning (guest_cs*), or an encoding (0x681e). VALUE is decimal, or hexadecimal with 0x.
 CPU is a number from 0, as vmcs shows it; without it the current thread's CPU is meant, but
 all of them for vmcs, diff and check. A field that the processor lacks shows as -.
 ";
@@ -49,7 +49,7 @@ all of them for vmcs, diff and check. A field that the processor lacks shows as 
 pub fn run(args: &str, host: &mut dyn VmcsHost, out: &mut dyn Write) -> fmt::Result {
     let command = match command::parse(args) {
         Ok(command) => command,
-        Err(error) => return writeln!(out, "error: {error}"),
+        Err(error) => return layout::error(out, error),
     };
     let current = host.current_cpu();
     match command {
@@ -106,9 +106,9 @@ fn for_cpus(
     match cpu {
         None => f(host, out, 0..count),
         Some(cpu) if cpu < count => f(host, out, cpu..cpu + 1),
-        Some(cpu) => writeln!(
+        Some(cpu) => layout::error(
             out,
-            "error: there is no CPU {cpu}; there are {count}, from 0 on"
+            format_args!("there is no CPU {cpu}; there are {count}, from 0 on"),
         ),
     }
 }
@@ -136,7 +136,7 @@ fn each_vmcs(
 }
 
 fn write_unreached(out: &mut dyn Write, cpu: usize, error: VmcsError) -> fmt::Result {
-    writeln!(out, "error: cpu {cpu}: {error}")
+    layout::error(out, format_args!("cpu {cpu}: {error}"))
 }
 
 /// `vmcs all`: by area, without the fields that the processor does not have.
@@ -158,7 +158,11 @@ fn all_fields(vmcs: &mut dyn VmcsAccess, out: &mut dyn Write, cpu: usize) -> fmt
             }
         }
     }
-    writeln!(out, "{absent} more fields are not on this processor")
+    match absent {
+        0 => Ok(()),
+        1 => writeln!(out, "1 field is not on this processor"),
+        _ => writeln!(out, "{absent} fields are not on this processor"),
+    }
 }
 
 /// `vmcs FIELD...`.
@@ -172,7 +176,7 @@ fn fields<'a>(
         if let Some(prefix) = word.strip_suffix('*') {
             let mut found = names::with_prefix(prefix).peekable();
             if found.peek().is_none() {
-                writeln!(out, "error: no field's name begins with {prefix}")?;
+                layout::error(out, format_args!("no field's name begins with {prefix}"))?;
             }
             for info in found {
                 layout::field_line(out, info.field, vmcs.read(info.field), exit)?;
@@ -181,7 +185,7 @@ fn fields<'a>(
         }
         match names::find(word) {
             Ok(field) => layout::field_line(out, field, vmcs.read(field), exit)?,
-            Err(error) => writeln!(out, "error: {error}")?,
+            Err(error) => layout::error(out, error)?,
         }
     }
     Ok(())
@@ -230,22 +234,23 @@ pub fn write_check(
 ) -> fmt::Result {
     let count = match check(vmcs, caps, &mut |_| {}) {
         Ok(count) => count,
-        Err(error) => return writeln!(out, "error: {error}"),
+        Err(error) => return layout::error(out, error),
     };
     match count {
         0 => writeln!(out, "the VMCS passes the checks of a VM entry")?,
         1 => writeln!(out, "a VM entry would fail, 1 rule is broken")?,
         _ => writeln!(out, "a VM entry would fail, {count} rules are broken")?,
     }
+    let exit = ExitContext::read(vmcs);
     let mut result = Ok(());
     let checked = check(vmcs, caps, &mut |violation| {
         if result.is_ok() {
-            result = layout::violation(out, &violation);
+            result = layout::violation(out, &violation, exit);
         }
     });
     result?;
     if let Err(error) = checked {
-        return writeln!(out, "error: {error}");
+        return layout::error(out, error);
     }
     write_last_failure(vmcs, out)
 }

@@ -142,9 +142,13 @@ impl fmt::Display for NameError<'_> {
                     f.write_str("these have it in their names: ")?;
                     return list(f, holding());
                 }
-                f.write_str("nearest: ")?;
                 let all = || Field::all().iter();
                 let least = all().map(|info| distance(info.name, word)).min();
+                // With more than half of it wrong nothing is near.
+                if least.is_none_or(|least| least > word.len() / 2) {
+                    return f.write_str("vmcs all lists those that there are");
+                }
+                f.write_str("nearest: ")?;
                 list(
                     f,
                     all().filter(|info| Some(distance(info.name, word)) == least),
@@ -202,6 +206,10 @@ mod tests {
             (
                 "gest_rflgs",
                 "no field is called gest_rflgs; nearest: GUEST_RFLAGS",
+            ),
+            (
+                "nmi",
+                "no field is called nmi; vmcs all lists those that there are",
             ),
             ("0x1234", "no field has the encoding 0x1234"),
             (

@@ -31,23 +31,25 @@ pub(super) fn run(
 ) -> fmt::Result {
     let field = match names::find(request.field) {
         Ok(field) => field,
-        Err(error) => return writeln!(out, "error: {error}"),
+        Err(error) => return layout::error(out, error),
     };
     let caps = host.capabilities();
     if request.value > field.width().max_value() {
-        return writeln!(out, "error: {}", VmcsError::TooWide(field));
+        return layout::error(out, VmcsError::TooWide(field));
     }
     if field.is_read_only() && !caps.writes_read_only_fields() {
-        return writeln!(
+        return layout::error(
             out,
-            "error: {field} is a VM-exit information field, which this processor lets nobody write"
+            format_args!(
+                "{field} is a VM-exit information field, which this processor lets nobody write"
+            ),
         );
     }
     each_vmcs(host, out, cpus, &mut |vmcs, out, _| match write_checked(
         vmcs, out, field, request, &caps,
     ) {
         Ok(result) => result,
-        Err(error) => writeln!(out, "error: {error}"),
+        Err(error) => layout::error(out, error),
     })
 }
 
@@ -61,6 +63,7 @@ fn write_checked(
     caps: &Capabilities,
 ) -> Result<fmt::Result, VmcsError> {
     let before = vmcs.read(field)?;
+    let exit = ExitContext::read(vmcs);
     let broken = Broken::of(vmcs, caps)?;
     let changes = [(field, request.value)];
     let mut added = 0;
@@ -80,7 +83,7 @@ fn write_checked(
         let mut result = heading;
         check(&mut Overlay::new(vmcs, &changes), caps, &mut |violation| {
             if result.is_ok() && !broken.contains(&violation) {
-                result = layout::violation(out, &violation);
+                result = layout::violation(out, &violation, exit);
             }
         })?;
         if result.is_ok() && !request.force {
@@ -101,7 +104,6 @@ fn write_checked(
         before: Some(before),
         after: Some(vmcs.read(field)?),
     };
-    let exit = ExitContext::read(vmcs);
     Ok(layout::change_line(out, change, exit))
 }
 
