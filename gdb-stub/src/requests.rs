@@ -10,6 +10,9 @@ use crate::framer::{PACKET_SIZE, hex_digit};
 /// The most bytes that one read can return: two digits each, with `$` and `#xx`.
 pub const LARGEST_READ: u64 = (PACKET_SIZE as u64 - 4) / 2;
 
+// A page in one packet, and no more than fits its answer.
+const _: () = assert!(LARGEST_READ >= 4096 && 2 * LARGEST_READ + 4 <= PACKET_SIZE as u64);
+
 /// A packet, as the session deals with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
@@ -62,9 +65,12 @@ pub struct Piece {
     pub length: usize,
 }
 
+/// Parses what follows a packet's name.
+type ParseRest = fn(&[u8]) -> Request<'_>;
+
 /// Tells what a packet's body asks for.
 pub fn parse(body: &[u8]) -> Request<'_> {
-    const PREFIXES: [(&[u8], fn(&[u8]) -> Request<'_>); 8] = [
+    const PREFIXES: [(&[u8], ParseRest); 8] = [
         (b"qSupported", |_| Request::Supported),
         (b"Hg", |thread| {
             parse_thread(thread).map_or(Request::Malformed, Request::SelectThread)
@@ -205,12 +211,6 @@ mod tests {
         for (body, expected) in cases {
             assert_eq!(parse(body), expected, "{}", body.escape_ascii());
         }
-    }
-
-    #[test]
-    fn the_largest_read_is_four_kibibytes_at_least_and_fits_the_answer() {
-        assert!(LARGEST_READ >= 4096);
-        assert!(2 * LARGEST_READ + 4 <= PACKET_SIZE as u64);
     }
 
     #[test]

@@ -1,11 +1,7 @@
 //! What the tests of the stub share: a fake machine that runs a few instructions, a
 //! serial line made of memory or of a TCP connection, and a hand-driven client.
 
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    reason = "each test uses its part"
-)]
+#![expect(dead_code, reason = "each test uses its part")]
 
 pub mod client;
 pub mod guest;
