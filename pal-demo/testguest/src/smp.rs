@@ -20,6 +20,9 @@ const AFTER_INIT: u64 = 20_000;
 /// Ticks between the two SIPIs: the SDM's 200 microseconds at 20 MHz.
 const AFTER_STARTUP: u64 = 4_000;
 
+/// How often an INIT is sent at the most.
+const ATTEMPTS: u64 = 50;
+
 /// Work for another CPU; the argument is its index.
 pub type Job = fn(usize);
 
@@ -70,11 +73,29 @@ pub fn wake(destination: Destination) {
 }
 
 /// Starts one CPU; whether it arrived.
+///
+/// INIT in VMX root operation stays pending until the next VM entry (Intel SDM
+/// vol. 3, section 26.3, Changes to instruction behavior); Bochs 3.0 drops it
+/// there instead. So a CPU that is often in the hypervisor needs several.
 pub fn start(index: usize) -> bool {
     let before = arrivals(index);
     JOBS[index].store(core::ptr::null_mut(), Ordering::Release);
-    wake(Destination::Cpu(index));
-    cpu::wait_until(PATIENCE, || arrivals(index) != before)
+    (0..ATTEMPTS).any(|_| {
+        wake(Destination::Cpu(index));
+        cpu::wait_until(PATIENCE / ATTEMPTS, || arrivals(index) != before)
+    })
+}
+
+/// Sends INIT to one CPU until `progress` stands still; whether it does. As in
+/// [`start`], one INIT is enough but for the emulator.
+pub fn park(index: usize, progress: impl Fn() -> u64) -> bool {
+    (0..ATTEMPTS).any(|_| {
+        apic::send(Destination::Cpu(index), Message::Init);
+        // INIT may take its time on its way; then the progress must end.
+        cpu::wait_until(AFTER_INIT, || false);
+        let before = progress();
+        !cpu::wait_until(5 * AFTER_INIT, || progress() != before)
+    })
 }
 
 /// Starts every CPU from 1 up that has not been started; the first that does
