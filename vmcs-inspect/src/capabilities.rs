@@ -3,7 +3,7 @@
 //! The hypervisor reads the MSRs once at start and hands the values to the checks;
 //! they also tell which bits of each control may be set.
 
-use crate::{ExitControls, PinBasedControls, PrimaryControls, SecondaryControls};
+use crate::{CpuidFacts, ExitControls, PinBasedControls, PrimaryControls, SecondaryControls};
 
 /// The indices of the VMX capability MSRs.
 ///
@@ -130,44 +130,6 @@ pub struct Capabilities {
     pub vmfunc: u64,
     /// What CPUID says.
     pub cpuid: CpuidFacts,
-}
-
-/// What the checks need to know of CPUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CpuidFacts {
-    /// The physical-address width in bits: CPUID.80000008H:EAX\[7:0\].
-    pub physical_address_width: u8,
-    /// The linear-address width in bits, 48 or 57: CPUID.80000008H:EAX\[15:8\].
-    pub linear_address_width: u8,
-    /// The bits of IA32_EFER that are not reserved. SCE, LME, LMA, and NXE
-    /// if CPUID.80000001H:EDX\[20\] is 1.
-    pub efer_supported: u64,
-    /// The bits of IA32_PERF_GLOBAL_CTRL that are not reserved, from CPUID.0AH.
-    pub perf_global_ctrl_supported: u64,
-    /// Intel SGX: CPUID.(07H,0):EBX\[2\].
-    pub sgx: bool,
-    /// Restricted transactional memory, with its debug bits: CPUID.(07H,0):EBX\[11\].
-    pub rtm: bool,
-    /// Bus-lock detection by debug exceptions: CPUID.(07H,0):ECX\[24\].
-    pub bus_lock_detect: bool,
-    /// Linear-address masking, which gives CR3 two more bits: CPUID.(07H,1):EAX\[26\].
-    pub lam: bool,
-}
-
-impl Default for CpuidFacts {
-    /// A plain Intel 64 processor with 36 bits of physical address.
-    fn default() -> Self {
-        CpuidFacts {
-            physical_address_width: 36,
-            linear_address_width: 48,
-            efer_supported: 0xd01,
-            perf_global_ctrl_supported: 0,
-            sgx: false,
-            rtm: false,
-            bus_lock_detect: false,
-            lam: false,
-        }
-    }
 }
 
 impl Capabilities {

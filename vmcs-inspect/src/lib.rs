@@ -11,6 +11,7 @@ mod bits;
 mod capabilities;
 pub mod check;
 mod controls;
+mod cpuid_facts;
 pub mod decode;
 mod exit_reason;
 #[cfg(any(test, feature = "fake"))]
@@ -30,12 +31,13 @@ mod segment;
 mod snapshot;
 
 pub use access::{VmcsAccess, VmcsError};
-pub use capabilities::{AllowedSettings, Capabilities, CpuidFacts, msr};
+pub use capabilities::{AllowedSettings, Capabilities, msr};
 pub use check::{Rule, Section, Violation, check};
 pub use controls::{
     EntryControls, ExitControls, PinBasedControls, PrimaryControls, SecondaryControls,
     SecondaryExitControls, TertiaryControls,
 };
+pub use cpuid_facts::CpuidFacts;
 pub use exit_reason::{ExitReason, ExitReasonField};
 pub use field::{Field, FieldInfo, Kind, Width};
 pub use guest_state::{ActivityState, GuestInterruptibility, PendingDebugExceptions};
