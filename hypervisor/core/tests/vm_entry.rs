@@ -9,7 +9,9 @@ use stillpoint_core::ept::eptp;
 use stillpoint_core::events::{Event, NmiAction, NmiState, owed_nmi, reinjection};
 use stillpoint_core::vmcs_plan::{ControlValues, PlanInput, VmxMsrs, plan};
 use vmcs_inspect::fake::{FakeVmcs, capabilities};
-use vmcs_inspect::{ActivityState, Field, GuestInterruptibility, InterruptionInfo, check};
+use vmcs_inspect::{
+    ActivityState, Field, GuestInterruptibility, InterruptionInfo, VmcsAccess, check,
+};
 
 const PAT: u64 = 0x0007_0406_0007_0406;
 
@@ -146,4 +148,173 @@ proptest! {
             prop_assert_eq!(broken(vmcs), NONE);
         }
     }
+}
+
+/// A guest with two tasks: memory that is mapped one to one, and the VMCS of the
+/// exit for a double fault through a task gate.
+mod two_tasks {
+    use stillpoint_core::addr::Gpa;
+    use stillpoint_core::paging::{PagingRegs, PhysMem, PhysMemError};
+    use stillpoint_core::registers::Gprs;
+    use stillpoint_core::task_switch::{self, Switched};
+    use vmcs_inspect::fake::FakeVmcs;
+    use vmcs_inspect::{Field, InterruptionInfo, VmcsAccess};
+
+    pub struct Memory(pub Vec<u8>);
+
+    impl PhysMem for Memory {
+        fn read(&mut self, address: Gpa, into: &mut [u8]) -> Result<(), PhysMemError> {
+            let start = address.as_u64() as usize;
+            let bytes = self.0.get(start..start + into.len());
+            into.copy_from_slice(bytes.ok_or(PhysMemError(address))?);
+            Ok(())
+        }
+
+        fn write(&mut self, address: Gpa, from: &[u8]) -> Result<(), PhysMemError> {
+            let start = address.as_u64() as usize;
+            let bytes = self.0.get_mut(start..start + from.len());
+            bytes.ok_or(PhysMemError(address))?.copy_from_slice(from);
+            Ok(())
+        }
+    }
+
+    /// The GDT is at 0, with code 8, data 0x10, the old task 0x18 at 0x100 and the
+    /// new one 0x20 at 0x200.
+    pub fn memory() -> Memory {
+        let mut memory = Memory(vec![0; 0x4000]);
+        let gdt = [
+            0u64,
+            0x00cf_9a00_0000_ffff,
+            0x00cf_9200_0000_ffff,
+            0x0000_8b00_0100_0067,
+            0x0000_8900_0200_0067,
+        ];
+        for (n, descriptor) in gdt.iter().enumerate() {
+            memory.0[8 * n..8 * n + 8].copy_from_slice(&descriptor.to_le_bytes());
+        }
+        for (at, value) in [
+            (0x20, 0x1000u32),
+            (0x24, 2),
+            (0x38, 0x3000),
+            (0x48, 0x10),
+            (0x4c, 8),
+            (0x50, 0x10),
+        ] {
+            memory.0[0x200 + at..0x204 + at].copy_from_slice(&value.to_le_bytes());
+        }
+        memory
+    }
+
+    pub fn vmcs(controls: &super::ControlValues) -> FakeVmcs {
+        let input = super::reset_input(controls);
+        let state = super::cpu_state::at_boot_sector(&input, 0x80);
+        let mut vmcs = super::vmcs(controls, &state);
+        let cr0 = input.fixed.cr0(0x31);
+        for (field, value) in [
+            (Field::GUEST_CR0, cr0.real),
+            (Field::CR0_READ_SHADOW, cr0.shadow),
+            (Field::GUEST_CS_SELECTOR, 8),
+            (Field::GUEST_CS_LIMIT, 0xffff_ffff),
+            (Field::GUEST_CS_ACCESS_RIGHTS, 0xc09b),
+            (Field::GUEST_GDTR_LIMIT, 0x27),
+            (Field::GUEST_TR_SELECTOR, 0x18),
+            (Field::GUEST_TR_BASE, 0x100),
+            (Field::GUEST_TR_LIMIT, 0x67),
+            (Field::GUEST_INTERRUPTIBILITY, 1 << 3),
+            (Field::EXIT_QUALIFICATION, 3 << 30 | 0x20),
+            (
+                Field::IDT_VECTORING_INFO,
+                InterruptionInfo::hardware_exception(8, true).raw().into(),
+            ),
+        ] {
+            vmcs.set(field, value);
+        }
+        vmcs
+    }
+
+    pub fn switch(vmcs: &mut FakeVmcs, memory: &mut Memory) -> Switched {
+        let paging = PagingRegs {
+            cr0: vmcs.read(Field::GUEST_CR0).unwrap(),
+            ..PagingRegs::default()
+        };
+        let (request, old) = task_switch::vmcs::read(vmcs, &Gprs::default(), paging).unwrap();
+        let switched = task_switch::switch(memory, &request, &old).unwrap();
+        task_switch::vmcs::write(vmcs, &switched).unwrap();
+        switched
+    }
+}
+
+#[test]
+fn a_new_task_can_be_entered() {
+    let controls = controls(false);
+    let mut vmcs = two_tasks::vmcs(&controls);
+    assert_eq!(broken(vmcs.clone()), NONE, "before");
+    let mut memory = two_tasks::memory();
+    let switched = two_tasks::switch(&mut vmcs, &mut memory);
+    assert_eq!(switched.event(), None);
+    assert_eq!(broken(vmcs.clone()), NONE);
+    let mut get = |field| vmcs.read(field).unwrap();
+    assert_eq!(get(Field::GUEST_RIP), 0x1000);
+    assert_eq!(
+        get(Field::GUEST_RSP),
+        0x3000 - 4,
+        "the error code is pushed"
+    );
+    assert_eq!(get(Field::GUEST_TR_SELECTOR), 0x20);
+    assert_eq!(get(Field::GUEST_TR_ACCESS_RIGHTS), 0x8b);
+    assert_eq!(get(Field::GUEST_FS_ACCESS_RIGHTS), 1 << 16);
+    assert_eq!(get(Field::GUEST_CR0) & 8, 8, "TS");
+    assert_eq!(
+        get(Field::GUEST_INTERRUPTIBILITY),
+        1 << 3,
+        "still in the NMI"
+    );
+    assert_eq!(get(Field::VM_ENTRY_INTERRUPTION_INFO), 0);
+    assert_eq!(
+        memory.0[0x120..0x122],
+        0x7c00u16.to_le_bytes(),
+        "the old EIP"
+    );
+}
+
+/// Whatever is wrong with the new task's segments, the fault can be delivered.
+#[test]
+fn a_bad_new_task_can_be_entered_too() {
+    let controls = controls(false);
+    for (at, selector) in [
+        (0x4c, 0u8),
+        (0x4c, 0x10),
+        (0x4c, 0x0b),
+        (0x50, 0),
+        (0x50, 0x13),
+        (0x54, 0x18),
+        (0x60, 8),
+    ] {
+        let mut vmcs = two_tasks::vmcs(&controls);
+        let mut memory = two_tasks::memory();
+        memory.0[0x200 + at] = selector;
+        let switched = two_tasks::switch(&mut vmcs, &mut memory);
+        assert!(switched.fault.is_some(), "{at:#x} = {selector:#x}");
+        assert_eq!(broken(vmcs.clone()), NONE, "{at:#x} = {selector:#x}");
+        let info = vmcs.read(Field::VM_ENTRY_INTERRUPTION_INFO).unwrap();
+        assert_eq!(info, switched.event().unwrap().info.raw().into());
+    }
+}
+
+#[test]
+fn an_iret_to_a_task_unblocks_nmis_and_its_trap_is_due() {
+    let controls = controls(false);
+    let mut vmcs = two_tasks::vmcs(&controls);
+    let mut memory = two_tasks::memory();
+    vmcs.set(Field::EXIT_QUALIFICATION, 1 << 30 | 0x20);
+    vmcs.set(Field::IDT_VECTORING_INFO, 0);
+    memory.0[0x264] = 1;
+    two_tasks::switch(&mut vmcs, &mut memory);
+    assert_eq!(broken(vmcs.clone()), NONE);
+    assert_eq!(vmcs.read(Field::GUEST_INTERRUPTIBILITY), Ok(0));
+    let info = vmcs.read(Field::VM_ENTRY_INTERRUPTION_INFO);
+    assert_eq!(
+        info,
+        Ok(InterruptionInfo::hardware_exception(1, false).raw().into())
+    );
 }

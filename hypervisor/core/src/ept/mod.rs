@@ -154,7 +154,7 @@ impl Level {
 
 /// An entry at any level.
 ///
-/// Source: Intel SDM, vol. 3, tables 29-1 to 29-6, "Format of an EPT …".
+/// Source: Intel SDM, vol. 3, section 29.3.2, "EPT Translation Mechanism".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry(u64);
 

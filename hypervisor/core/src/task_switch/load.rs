@@ -238,7 +238,7 @@ impl<M: PhysMem> Loader<'_, '_, M> {
         }
         let rights = segment.rights.raw() | ACCESSED;
         if rights != segment.rights.raw() {
-            self.linear.write(at + 5, &[rights as u8])?;
+            self.linear.write(at.wrapping_add(5), &[rights as u8])?;
         }
         Ok(Segment {
             rights: AccessRights::from_raw(rights),

@@ -2,9 +2,10 @@
 //!
 //! Hardware task switches are not made in VMX non-root operation: each is a VM
 //! exit, taken once the processor has found the new task's TSS descriptor to
-//! be good. The exit for them calls [`switch`], which does the rest over the
-//! guest's memory, and loads what it answers. 32-bit kernels switch tasks for
-//! double faults at least.
+//! be good. The exit for them reads the old task from the VMCS ([`vmcs::read`]),
+//! calls [`switch`], which does the rest over the guest's memory, and writes the
+//! new task back ([`vmcs::write`]). 32-bit kernels switch tasks for double
+//! faults at least.
 //!
 //! Source: Intel SDM, vol. 3, section 8.3, "Task Switching"; section 26.4.2,
 //! "Treatment of Task Switches".
@@ -13,6 +14,7 @@ mod load;
 #[cfg(test)]
 mod tests;
 mod tss;
+pub mod vmcs;
 
 use crate::addr::Gva;
 use crate::control_regs::{CR0_PG, CR4_PAE};
@@ -123,7 +125,7 @@ impl Fault {
 const RFLAGS_FIXED: u64 = 1 << 1;
 const RFLAGS_NT: u64 = 1 << 14;
 const RFLAGS_VM: u64 = 1 << 17;
-/// What RFLAGS has, below the fixed bit's upper neighbours that are 0.
+/// The flags that RFLAGS has, without the bit that is always 1.
 const RFLAGS_DEFINED: u64 = 0x003f_7fd5;
 /// L0 to L3, and LE.
 const DR7_LOCAL: u64 = 0x155;
@@ -177,13 +179,13 @@ pub fn switch(
     if leaves_old {
         let old_descriptor = Descriptor::read(&mut linear, old_at)?;
         let idle = old_descriptor.access_byte() & !TSS_BUSY;
-        linear.write(old_at + 5, &[idle])?;
+        linear.write(old_at.wrapping_add(5), &[idle])?;
     }
     if nested {
         linear.write(new_tss.base, &old.tr.selector.to_le_bytes())?;
     }
     let busy = descriptor.access_byte() | TSS_BUSY;
-    linear.write(new_at + 5, &[busy])?;
+    linear.write(new_at.wrapping_add(5), &[busy])?;
 
     let mut state = layout.load(&image, old);
     state.rflags = state.rflags & RFLAGS_DEFINED | RFLAGS_FIXED;
@@ -316,7 +318,7 @@ impl<M: PhysMem> Linear<'_, M> {
             kind: AccessKind::Write,
             mode: AccessMode::Implicit,
         };
-        for at in [at, at + len - 1] {
+        for at in [at, at.wrapping_add(len - 1)] {
             let at = Gva::new(at & 0xffff_ffff);
             walk(self.mem, &self.paging, at, access)
                 .map_err(|error| Fault::from_walk(error, self.external))?;

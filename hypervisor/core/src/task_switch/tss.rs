@@ -99,7 +99,10 @@ impl Layout {
             put(segment.selector.into());
         }
         let count = 2 + 8 + self.segments;
-        linear.write(base + self.registers_at as u64, &image[..count * self.word])
+        linear.write(
+            base.wrapping_add(self.registers_at as u64),
+            &image[..count * self.word],
+        )
     }
 
     /// The new task's registers. Segments have their selectors, and nothing
