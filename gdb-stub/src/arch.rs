@@ -130,6 +130,10 @@ const fn system(name: &'static str, source: Source) -> RegisterInfo {
     entry(name, 8, Feature::Core, Kind::Integer, source)
 }
 
+const fn narrow(name: &'static str, source: Source) -> RegisterInfo {
+    entry(name, 4, Feature::Core, Kind::Integer, source)
+}
+
 const fn vmx(name: &'static str, field: Field) -> RegisterInfo {
     entry(name, 8, Feature::Vmx, Kind::Integer, Source::Vmcs(field))
 }
@@ -214,26 +218,40 @@ pub static REGISTERS: [RegisterInfo; 76] = [
     vmx("vmx_qual", Field::EXIT_QUALIFICATION),
 ];
 
-/// A register by its place in [`REGISTERS`].
+/// The number of the first of [`NARROW`].
+const FIRST_NARROW: usize = 128;
+
+/// The lower halves of the general registers and RIP, by numbers of their own. The
+/// description does not have them; those that `gdb-scripts` puts over it for 16-bit
+/// and 32-bit code do.
+static NARROW: [RegisterInfo; 9] = [
+    narrow("eax", Source::General(0)),
+    narrow("ecx", Source::General(2)),
+    narrow("edx", Source::General(3)),
+    narrow("ebx", Source::General(1)),
+    narrow("esp", Source::General(7)),
+    narrow("ebp", Source::General(6)),
+    narrow("esi", Source::General(4)),
+    narrow("edi", Source::General(5)),
+    narrow("eip", Source::Rip),
+];
+
+/// A register by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RegisterId(u8);
+pub struct RegisterId(&'static RegisterInfo);
 
 impl RegisterId {
     /// What the table says about it.
     pub fn info(self) -> &'static RegisterInfo {
-        // In range by construction; the fallback keeps this free of panics.
-        REGISTERS.get(usize::from(self.0)).unwrap_or(&REGISTERS[0])
+        self.0
     }
 }
 
 impl RegId for RegisterId {
     fn from_raw_id(id: usize) -> Option<(Self, Option<NonZeroUsize>)> {
-        let info = REGISTERS.get(id)?;
-        Some((Self(u8::try_from(id).ok()?), NonZeroUsize::new(info.size)))
-    }
-
-    fn to_raw_id(&self) -> Option<usize> {
-        Some(usize::from(self.0))
+        let narrow = || NARROW.get(id.checked_sub(FIRST_NARROW)?);
+        let info = REGISTERS.get(id).or_else(narrow)?;
+        Some((Self(info), NonZeroUsize::new(info.size)))
     }
 }
 
@@ -485,6 +503,37 @@ mod tests {
             .sum();
         assert_eq!(size, CoreRegisters::SIZE);
         assert_eq!(REGISTERS[CORE_REGISTERS - 1].name, "gs");
+    }
+
+    /// The value of an attribute in a line of XML.
+    fn attribute<'a>(line: &'a str, name: &str) -> &'a str {
+        let start = line.find(&std::format!("{name}=\"")).unwrap() + name.len() + 2;
+        line[start..].split('"').next().unwrap()
+    }
+
+    #[test]
+    fn the_narrow_descriptions_have_the_stubs_numbers_and_sizes() {
+        let descriptions = [
+            include_str!("../../gdb-scripts/stillpoint-16.xml"),
+            include_str!("../../gdb-scripts/stillpoint-32.xml"),
+        ];
+        for description in descriptions {
+            let mut seen = Vec::new();
+            for line in description.lines().filter(|line| line.contains("<reg ")) {
+                let number: usize = attribute(line, "regnum").parse().unwrap();
+                let info = RegisterId::from_raw_id(number).unwrap().0.info();
+                assert_eq!(attribute(line, "name"), info.name);
+                assert_eq!(
+                    attribute(line, "bitsize"),
+                    std::format!("{}", info.size * 8)
+                );
+                seen.push(number);
+            }
+            seen.sort_unstable();
+            // The whole of a `g` packet, and all the halves.
+            let core = 0..CORE_REGISTERS;
+            assert!(core.chain(128..137).all(|number| seen.contains(&number)));
+        }
     }
 
     #[test]

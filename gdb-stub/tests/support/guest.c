@@ -23,3 +23,6 @@ __attribute__((naked, noreturn)) void _start(void)
     asm volatile("jnz again");
     asm volatile("jmp 1b");
 }
+
+/* Where Linux has its system calls enter, and gdb-scripts look for it. */
+asm(".globl entry_SYSCALL_64; .set entry_SYSCALL_64, work");

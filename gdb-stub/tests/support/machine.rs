@@ -43,9 +43,15 @@ pub struct FakeMachine {
     pub steps: u64,
 }
 
+/// The page that boot loaders are loaded in, mapped as it is.
+const BOOT_PAGE: u64 = 0x7000;
+
 /// The guest physical address of a virtual one. Neighbouring pages lie apart and in
 /// reverse order, so that what assumes otherwise is found out.
 fn translate(gva: u64) -> Option<u64> {
+    if gva & !0xfff == BOOT_PAGE {
+        return Some(gva);
+    }
     let page = gva.checked_sub(BASE)? >> 12;
     (page < PAGES).then(|| 0x1_0000 + (PAGES - 1 - page) * 0x2000 + (gva & 0xfff))
 }

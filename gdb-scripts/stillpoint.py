@@ -1,0 +1,145 @@
+"""GDB commands for a machine under Stillpoint.  Load them with
+
+    source gdb-scripts/stillpoint.py
+
+    stillpoint-attach TARGET    target remote, then the kernel's symbols
+    stillpoint-symbols [FILE]   the kernel's symbols where KASLR has put it
+    stillpoint-host FILE        the hypervisor's own symbols in addition
+    stillpoint-arch 16|32|64    how code and registers of the guest are shown
+"""
+
+import os
+import re
+
+import gdb
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def monitor(command):
+    """What a monitor command prints; its error as GDB's."""
+    text = gdb.execute("monitor " + command, to_string=True)
+    if text.startswith("error: "):
+        raise gdb.GdbError(text[len("error: "):].strip())
+    return text
+
+
+def address_of(symbol):
+    """The address of a symbol where GDB now believes it, None if it has none."""
+    try:
+        return int(gdb.parse_and_eval("(unsigned long)&" + symbol))
+    except gdb.error:
+        return None
+
+
+class Attach(gdb.Command):
+    """stillpoint-attach TARGET: attach to a Stillpoint debug line.
+
+TARGET is what `target remote` takes: HOST:PORT, or a device such as
+/dev/ttyUSB0 (set its speed before, with `set serial baud`).  If a kernel's
+symbols are loaded, they are moved to where the kernel is."""
+
+    def __init__(self):
+        super().__init__("stillpoint-attach", gdb.COMMAND_RUNNING)
+
+    def invoke(self, argument, from_tty):
+        if not argument.strip():
+            raise gdb.GdbError("stillpoint-attach needs HOST:PORT or a device")
+        gdb.execute("target remote " + argument, from_tty)
+        if address_of(Symbols.ENTRY) is not None:
+            Symbols.relocate(None)
+
+
+class Symbols(gdb.Command):
+    """stillpoint-symbols [FILE]: put the kernel's symbols where KASLR has put the kernel.
+
+The CPU tells where its system calls enter the kernel (the MSR LSTAR); the
+symbol file tells where that was linked.  FILE is a vmlinux with symbols;
+without it the one that is loaded is moved.  Use it again after a reboot."""
+
+    # Where Linux lets LSTAR point.
+    ENTRY = "entry_SYSCALL_64"
+    # The file that was moved, and by how much.
+    moved = (None, 0)
+
+    def __init__(self):
+        super().__init__("stillpoint-symbols", gdb.COMMAND_FILES, gdb.COMPLETE_FILENAME)
+
+    def invoke(self, argument, from_tty):
+        arguments = gdb.string_to_argv(argument)
+        if len(arguments) > 1:
+            raise gdb.GdbError("stillpoint-symbols takes one FILE at most")
+        self.relocate(arguments[0] if arguments else None)
+
+    @classmethod
+    def relocate(cls, file):
+        if file is not None:
+            gdb.execute("symbol-file " + file, to_string=True)
+            cls.moved = (None, 0)
+        file = gdb.current_progspace().filename
+        believed = address_of(cls.ENTRY)
+        if file is None or believed is None:
+            raise gdb.GdbError(
+                "no symbol %s; name a kernel's vmlinux: stillpoint-symbols FILE" % cls.ENTRY)
+        match = re.search(r"= (0x[0-9a-f]+)", monitor("msr lstar"))
+        entry = int(match.group(1), 16) if match else 0
+        if entry == 0:
+            raise gdb.GdbError(
+                "the kernel has not set up its system calls yet; let it run on, then try again")
+        before = cls.moved[1] if cls.moved[0] == file else 0
+        offset = before + entry - believed
+        if offset & 0xfff:
+            raise gdb.GdbError(
+                "%s does not fit the kernel that runs: LSTAR is %#x" % (file, entry))
+        if offset != before:
+            gdb.execute("symbol-file -o %d %s" % (offset, file), to_string=True)
+        cls.moved = (file, offset)
+        print("The kernel is %#x above where it was linked." % offset)
+
+
+class Host(gdb.Command):
+    """stillpoint-host FILE: add the hypervisor's own symbols.
+
+FILE is Stillpoint's image.  They are of use when a CPU was stopped in the
+hypervisor (see `info threads`): then `bt` is the hypervisor's stack."""
+
+    def __init__(self):
+        super().__init__("stillpoint-host", gdb.COMMAND_FILES, gdb.COMPLETE_FILENAME)
+
+    def invoke(self, argument, from_tty):
+        arguments = gdb.string_to_argv(argument)
+        if len(arguments) != 1:
+            raise gdb.GdbError("stillpoint-host needs Stillpoint's image: stillpoint-host FILE")
+        gdb.execute("add-symbol-file " + arguments[0], to_string=True)
+        print("The hypervisor's symbols are loaded.")
+
+
+class Arch(gdb.Command):
+    """stillpoint-arch 16|32|64: show the guest's code and registers in that width.
+
+The stub always serves the 64-bit registers, and GDB asks for their
+description once.  This puts another description over it: boot loaders
+and 32-bit code are then disassembled as they run.  Breakpoints and memory
+work in each.  64 is the way back."""
+
+    def __init__(self):
+        super().__init__("stillpoint-arch", gdb.COMMAND_DATA)
+
+    def invoke(self, argument, from_tty):
+        width = argument.strip()
+        if width in ("16", "32"):
+            name = os.path.join(HERE, "stillpoint-%s.xml" % width)
+            # A 64-bit program would have GDB refuse the description. Its symbols stay.
+            gdb.execute("exec-file", to_string=True)
+            gdb.execute("set tdesc filename " + name, to_string=True)
+        elif width == "64":
+            # In this order: the other one crashes GDB 13.
+            gdb.execute("unset tdesc filename", to_string=True)
+            gdb.execute("set architecture auto", to_string=True)
+        else:
+            raise gdb.GdbError("stillpoint-arch takes 16, 32 or 64")
+        print("Code is shown as %s-bit." % width)
+
+
+for command in (Attach, Symbols, Host, Arch):
+    command()
