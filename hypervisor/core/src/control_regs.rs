@@ -472,6 +472,32 @@ mod tests {
     }
 
     #[test]
+    fn cet_needs_write_protection() {
+        let fixed = FixedBits {
+            cr4_fixed1: FIXED.cr4_fixed1 | CR4_CET,
+            ..FIXED
+        };
+        let gp = Outcome::GeneralProtection;
+        let protected = modes(0x8001_0033, CR4_ANY, 0);
+        let with_cet = CR4_ANY | CR4_CET;
+        assert!(matches!(
+            fixed.mov_to_cr4(&protected, with_cet),
+            Outcome::Set { .. }
+        ));
+        let unprotected = modes(0x8000_0033, CR4_ANY, 0);
+        assert_eq!(fixed.mov_to_cr4(&unprotected, with_cet), gp);
+        let cet = GuestModes {
+            cr4: fixed.cr4(with_cet),
+            ..protected
+        };
+        assert_eq!(fixed.mov_to_cr0(&cet, 0x8000_0033), gp);
+        assert!(matches!(
+            fixed.mov_to_cr0(&cet, 0x8001_0033),
+            Outcome::Set { .. }
+        ));
+    }
+
+    #[test]
     fn lmsw_sets_pe_and_never_clears_it() {
         let Outcome::Set { register, .. } = FIXED.lmsw(&real_mode(), 0xfff9) else {
             panic!()

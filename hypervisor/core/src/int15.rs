@@ -214,6 +214,22 @@ mod tests {
     }
 
     #[test]
+    fn narrow_calls_stop_at_4_gib() {
+        let range = PhysRange::new(0, 6 << 30);
+        let all = Region {
+            range,
+            kind: RegionKind::Usable,
+        };
+        let map = MemoryMap::from_firmware([all].into_iter()).unwrap();
+        let e801 = Answer::E801 {
+            below_16m: 15 * 1024,
+            above_16m: 0xff00,
+        };
+        assert_eq!(ask(&map, 0xe801, 0), e801);
+        assert_eq!(ask(&map, 0x8800, 0), Answer::Extended(0xffff));
+    }
+
+    #[test]
     fn everything_else_is_the_bioss() {
         let map = guest_map(1 << 30, 16 * MIB);
         for eax in [0x2401, 0x8600, 0xe881, 0xec00, 0xc000, 0x5300] {

@@ -17,6 +17,8 @@
 //! | what state does a CPU start in? | [`cpu_state`] |
 //! | which VMX controls are set, and can this CPU do it? | [`vmcs_plan`] |
 //! | what does a task switch, or INS and OUTS to a hidden port? | [`task_switch`], [`string_io`] |
+//!
+//! [`addr`], [`registers`] and [`segment`] are what the others speak in.
 #![no_std]
 #![forbid(unsafe_code)]
 

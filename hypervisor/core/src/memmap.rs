@@ -106,7 +106,7 @@ impl fmt::Display for MemoryError {
             Self::NoRoom(size) => write!(
                 f,
                 "no {} MiB of RAM in one piece are free below 4 GiB",
-                size >> 20
+                size.div_ceil(1 << 20)
             ),
         }
     }
@@ -337,6 +337,19 @@ mod tests {
                 PhysRange::new(7 * MIB, 64 * MIB)
             ]),
             Err(MemoryError::NoRoom(4 * MIB))
+        );
+    }
+
+    #[test]
+    fn errors_in_words() {
+        use std::string::ToString;
+        assert_eq!(
+            MemoryError::NoRoom(15 * MIB + 1).to_string(),
+            "no 16 MiB of RAM in one piece are free below 4 GiB"
+        );
+        assert_eq!(
+            MemoryError::TooManyRegions.to_string(),
+            "the memory map has more than 128 regions"
         );
     }
 

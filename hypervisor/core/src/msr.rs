@@ -250,6 +250,18 @@ mod tests {
     }
 
     #[test]
+    fn bitmaps_speak_for_two_ranges() {
+        let mut page = [0; 4096];
+        for msr in [0x2000, 0xbfff_ffff, 0xc000_2000] {
+            set(&mut page, msr, READ_LOW, READ_HIGH);
+        }
+        assert_eq!(page, [0; 4096]);
+        set(&mut page, 0x1fff, READ_LOW, READ_HIGH);
+        set(&mut page, 0xc000_1fff, WRITE_LOW, WRITE_HIGH);
+        assert_eq!((page[1023], page[4095]), (0x80, 0x80));
+    }
+
+    #[test]
     fn rules_are_in_order_and_apart() {
         assert!(RULES.iter().all(|rule| rule.first <= rule.last));
         assert!(RULES.windows(2).all(|pair| pair[0].last < pair[1].first));

@@ -83,8 +83,7 @@ impl GuestContext {
     }
 
     const fn fault(&self, vector: u8, code: u32) -> Event {
-        let real_mode = self.paging.cr0 & CR0_PE == 0;
-        Event::exception(vector, if real_mode { None } else { Some(code) })
+        Event::exception(vector, Some(code)).in_mode(self.paging.cr0)
     }
 }
 
@@ -458,6 +457,27 @@ mod tests {
                 cr2: None
             }
         );
+    }
+
+    #[test]
+    fn virtual_8086_mode_has_no_rights_but_error_codes() {
+        let segment = Segment {
+            rights: AccessRights::from_raw(0xf1),
+            ..Segment::virtual_8086(0x100)
+        };
+        let ins = StringIo {
+            segment,
+            address_size: 2,
+            ..REP_INSW
+        };
+        let mut context = protected();
+        context.paging.rflags |= 1 << 17;
+        context.cpl = 3;
+        let mut memory = memory();
+        let done = ins.execute(&mut memory, &context, &mut gprs(1, 0, 0x10));
+        assert_eq!((done, memory.0[0x1010]), (Progress::Finished, 0xff));
+        let fault = ins.execute(&mut memory, &context, &mut gprs(1, 0, 0xffff));
+        assert_eq!(fault, gp());
     }
 
     #[test]

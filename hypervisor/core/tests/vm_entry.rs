@@ -116,6 +116,18 @@ fn each_event_can_be_injected() {
 }
 
 #[test]
+fn real_mode_takes_exceptions_without_error_codes() {
+    let controls = controls(false);
+    let state = cpu_state::at_boot_sector(&reset_input(&controls), 0x80);
+    let mut vmcs = vmcs(&controls, &state);
+    inject(&mut vmcs, Event::general_protection());
+    assert_ne!(broken(vmcs.clone()), NONE);
+    let cr0 = vmcs.read(Field::GUEST_CR0).unwrap();
+    inject(&mut vmcs, Event::general_protection().in_mode(cr0));
+    assert_eq!(broken(vmcs), NONE);
+}
+
+#[test]
 fn an_nmi_that_an_exit_broke_off_goes_in_again() {
     let again = reinjection(InterruptionInfo::NMI, 0, 0).unwrap();
     let mut vmcs = FakeVmcs::well_formed();

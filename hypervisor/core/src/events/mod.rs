@@ -14,6 +14,7 @@ mod nmi;
 
 pub use nmi::{NmiAction, NmiState, owed_nmi};
 
+use crate::control_regs::CR0_PE;
 use vmcs_inspect::{InterruptionInfo, InterruptionType};
 
 /// An event in the form of the three VM-entry fields.
@@ -51,7 +52,7 @@ pub const PAGE_FAULT: u8 = 14;
 impl Event {
     /// A hardware exception: any but #BP, #OF and the #DB of INT1.
     ///
-    /// In real mode no exception has an error code: the caller leaves it out.
+    /// In real mode no exception has an error code: see [`Event::in_mode`].
     pub const fn exception(vector: u8, error_code: Option<u32>) -> Self {
         Self {
             info: InterruptionInfo::hardware_exception(vector, error_code.is_some()),
@@ -68,7 +69,7 @@ impl Event {
         Self::exception(INVALID_OPCODE, None)
     }
 
-    /// #GP(0), in protected mode.
+    /// #GP(0).
     pub const fn general_protection() -> Self {
         Self::exception(GENERAL_PROTECTION, Some(0))
     }
@@ -109,6 +110,22 @@ impl Event {
             info: info.for_entry(),
             error_code,
             instruction_length,
+        }
+    }
+
+    /// The same event as a guest with this CR0 can take it: in real mode no
+    /// exception has an error code, and VM entry refuses one.
+    ///
+    /// Source: Intel SDM, vol. 3, section 27.2.1.3, "VM-Entry Control Fields".
+    pub const fn in_mode(self, cr0: u64) -> Self {
+        const ERROR_CODE_VALID: u32 = 1 << 11;
+        if cr0 & CR0_PE != 0 {
+            return self;
+        }
+        Self {
+            info: InterruptionInfo::from_raw(self.info.raw() & !ERROR_CODE_VALID),
+            error_code: 0,
+            ..self
         }
     }
 
@@ -275,6 +292,14 @@ mod tests {
         }
         assert_eq!(Event::exception(PAGE_FAULT, Some(6)).error_code, 6);
         assert_eq!(Event::software_interrupt(0x80, 2).instruction_length, 2);
+    }
+
+    #[test]
+    fn real_mode_has_no_error_codes() {
+        let fault = Event::general_protection();
+        assert_eq!(fault.in_mode(CR0_PE), fault);
+        assert_eq!(fault.in_mode(0), Event::exception(GENERAL_PROTECTION, None));
+        assert_eq!(Event::nmi().in_mode(0), Event::nmi());
     }
 
     #[test]

@@ -400,6 +400,35 @@ fn the_new_tasks_segments_are_checked() {
 }
 
 #[test]
+fn tables_end_at_their_limits() {
+    let beyond = descriptor(0, 0xf_ffff, 0x93, 0xc);
+    for (limit, selector) in [(9 * 8 - 1, 0x48), (9 * 8 + 6, 0x48), (9 * 8 + 7, 0)] {
+        let mut memory = memory();
+        memory.put64(GDT + 0x48, beyond);
+        memory.put32(NEW_TSS + 0x54, 0x48);
+        let request = Request {
+            gdt_limit: limit,
+            ..request(Jmp)
+        };
+        let fault = switch(&mut memory, &request, &old_task()).unwrap().fault;
+        let expected = Fault::with_selector(INVALID_TSS, selector, false);
+        assert_eq!(fault, (selector != 0).then_some(expected), "{limit:#x}");
+    }
+    // An LDT with room for one descriptor, and without.
+    for (limit, faults) in [(0xf, false), (0xe, true)] {
+        let mut memory = memory();
+        memory.put64(GDT + u64::from(LDT), descriptor(0x7000, limit, 0x82, 0));
+        memory.put64(0x7008, beyond);
+        memory.put32(NEW_TSS + 0x60, LDT.into());
+        memory.put32(NEW_TSS + 0x54, 0x0c);
+        let fault = switch(&mut memory, &request(Jmp), &old_task())
+            .unwrap()
+            .fault;
+        assert_eq!(fault.is_some(), faults, "{limit:#x}");
+    }
+}
+
+#[test]
 fn the_instruction_pointer_is_checked() {
     let mut memory = memory();
     memory.put64(GDT + u64::from(CODE), descriptor(0, 0x3fff, 0x9a, 0x4));
@@ -533,6 +562,31 @@ fn with_paging_the_address_space_changes_too() {
     assert_eq!(fault.event, Event::exception(PAGE_FAULT, Some(0)));
     assert_eq!(fault.cr2, Some(GDT + u64::from(CODE)));
     assert_eq!(switched.state.cr3, 0x7000);
+}
+
+#[test]
+fn the_error_code_is_pushed_at_the_new_tasks_level() {
+    for (rpl, code) in [(0, None), (3, Some(7))] {
+        let mut memory = memory();
+        let paging = with_paging(&mut memory, 0x7000);
+        for (at, selector) in [(CODE, 0x9a | rpl << 5), (DATA, 0x92 | rpl << 5)] {
+            let flat = descriptor(0, 0xf_ffff, selector as u8, 0xc);
+            memory.put64(GDT + u64::from(at), flat);
+        }
+        for (at, selector) in [(0x48, DATA), (0x4c, CODE), (0x50, DATA)] {
+            memory.put32(NEW_TSS + at, u32::from(selector) | rpl as u32);
+        }
+        let request = Request {
+            paging,
+            ..double_fault()
+        };
+        let fault = switch(&mut memory, &request, &old_task()).unwrap().fault;
+        let expected = code.map(|code| Fault {
+            event: Event::exception(PAGE_FAULT, Some(code)),
+            cr2: Some(STACK - 4),
+        });
+        assert_eq!(fault, expected, "the stack is the kernel's");
+    }
 }
 
 #[test]
