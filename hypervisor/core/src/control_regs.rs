@@ -9,6 +9,8 @@
 //! section 25.6.6, "Guest/Host Masks and Read Shadows for CR0 and CR4"; vol. 2,
 //! "MOV—Move to/from Control Registers".
 
+use vmcs_inspect::Capabilities;
+
 /// CR0.PE.
 pub const CR0_PE: u64 = 1 << 0;
 /// CR0.TS.
@@ -82,6 +84,17 @@ pub struct FixedBits {
     pub cr4_fixed0: u64,
     /// IA32_VMX_CR4_FIXED1, MSR 0x489.
     pub cr4_fixed1: u64,
+}
+
+impl From<&Capabilities> for FixedBits {
+    fn from(capabilities: &Capabilities) -> Self {
+        Self {
+            cr0_fixed0: capabilities.cr0_fixed0,
+            cr0_fixed1: capabilities.cr0_fixed1,
+            cr4_fixed0: capabilities.cr4_fixed0,
+            cr4_fixed1: capabilities.cr4_fixed1,
+        }
+    }
 }
 
 /// What the VMCS holds for a control register.

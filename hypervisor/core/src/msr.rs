@@ -1,6 +1,6 @@
 //! RDMSR and WRMSR: which ones exit, and what those that do become.
 //!
-//! The guest has the machine's MSRs to itself but for the few in [`RULES`];
+//! The guest has the machine's MSRs to itself but for the few in `RULES`;
 //! those that VM entry and exit switch (EFER, PAT, FS and GS base, SYSENTER,
 //! DEBUGCTL) need no exit either. The boot fills the MSR bitmaps from the same
 //! table that the exits are decided by.

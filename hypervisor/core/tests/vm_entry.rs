@@ -24,14 +24,8 @@ fn controls(debugger: bool) -> ControlValues {
 }
 
 fn reset_input(controls: &ControlValues) -> ResetInput {
-    let caps = capabilities();
     ResetInput {
-        fixed: FixedBits {
-            cr0_fixed0: caps.cr0_fixed0,
-            cr0_fixed1: caps.cr0_fixed1,
-            cr4_fixed0: caps.cr4_fixed0,
-            cr4_fixed1: caps.cr4_fixed1,
-        },
+        fixed: FixedBits::from(&capabilities()),
         signature: 0x306d4,
         cr0: 0,
         entry_controls: controls.entry,
