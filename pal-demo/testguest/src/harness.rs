@@ -131,6 +131,11 @@ impl Context {
         }
     }
 
+    /// Whether tests have passed, and none failed.
+    pub fn all_passed(&self) -> bool {
+        PASSED.load(Relaxed) != 0 && FAILED.load(Relaxed) == 0
+    }
+
     /// Prints the last line and ends the run.
     pub fn finish(&self) -> ! {
         summary();

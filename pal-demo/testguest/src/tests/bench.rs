@@ -19,7 +19,8 @@ pub const TESTS: &[Test] = tests![
     bench_cpuid_exit,
     bench_test_hypercall,
     bench_ept_violation,
-    bench_quiesce
+    bench_quiesce,
+    bench_memory,
 ];
 
 /// Measurements of one figure.
@@ -132,5 +133,18 @@ fn bench_quiesce(context: &Context) -> Outcome {
     }
     report(format_args!("quiesce_stop_{cpus}"), stop);
     report(format_args!("quiesce_round_{cpus}"), whole);
+    Ok(())
+}
+
+/// What the hypervisor takes from the guest: `bench memory bytes=…`.
+fn bench_memory(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let range = memory::hypervisor_range()?;
+    let [result, start, end] = vmcall(TestHook::HypervisorRange.command());
+    if result == HypercallResult::Success.code() {
+        check_eq!(range.start, start, "start of the range that refuses writes");
+        check_eq!(range.end, end, "end of the range that refuses writes");
+    }
+    println!("bench memory bytes={}", range.end - range.start);
     Ok(())
 }

@@ -1,4 +1,10 @@
-//! The guest resets the machine; the second boot says that it came.
+//! The guest resets the machine; the second boot says that it came, and ends
+//! in `reset ok`.
+//!
+//! Bochs' reset by the keyboard controller leaves IA32_FEATURE_CONTROL locked,
+//! and its firmware faults for good when it writes that MSR again. So
+//! `suite=reset-keyboard` needs `reset_on_triple_fault=1` there, on the bare
+//! machine as under Stillpoint; the others run with either setting.
 //!
 //! A byte of CMOS memory, which survives a reset, tells the boots apart.
 
@@ -20,6 +26,9 @@ fn boot(context: &Context, name: &'static str, reset: fn(), tests: &'static [Tes
         power::write_cmos(CMOS_INDEX, 0);
         println!("test guest: second boot");
         context.run(tests);
+        if context.all_passed() {
+            println!("reset ok");
+        }
         context.finish()
     }
     println!("test guest: {name}");
@@ -80,5 +89,5 @@ pub fn with_all_cpus(context: &Context) -> ! {
             });
         }
     }
-    boot(context, "reset_smp", power::reset_by_keyboard, TESTS)
+    boot(context, "reset_smp", power::reset_by_chipset, TESTS)
 }
