@@ -9,62 +9,62 @@
 //! section 25.6.6, "Guest/Host Masks and Read Shadows for CR0 and CR4"; vol. 2,
 //! "MOV—Move to/from Control Registers".
 
-use vmcs_inspect::Capabilities;
+use vmcs_inspect::{Capabilities, Cr0, Cr4, Efer};
 
 /// CR0.PE.
-pub const CR0_PE: u64 = 1 << 0;
+pub const CR0_PE: u64 = Cr0::PE.bits();
 /// CR0.TS.
-pub const CR0_TS: u64 = 1 << 3;
+pub const CR0_TS: u64 = Cr0::TS.bits();
 /// CR0.ET, which is always 1.
-pub const CR0_ET: u64 = 1 << 4;
+pub const CR0_ET: u64 = Cr0::ET.bits();
 /// CR0.NE.
-pub const CR0_NE: u64 = 1 << 5;
+pub const CR0_NE: u64 = Cr0::NE.bits();
 /// CR0.WP.
-pub const CR0_WP: u64 = 1 << 16;
+pub const CR0_WP: u64 = Cr0::WP.bits();
 /// CR0.AM.
-pub const CR0_AM: u64 = 1 << 18;
+pub const CR0_AM: u64 = Cr0::AM.bits();
 /// CR0.NW.
-pub const CR0_NW: u64 = 1 << 29;
+pub const CR0_NW: u64 = Cr0::NW.bits();
 /// CR0.CD.
-pub const CR0_CD: u64 = 1 << 30;
+pub const CR0_CD: u64 = Cr0::CD.bits();
 /// CR0.PG.
-pub const CR0_PG: u64 = 1 << 31;
+pub const CR0_PG: u64 = Cr0::PG.bits();
 
 /// CR4.PSE.
-pub const CR4_PSE: u64 = 1 << 4;
+pub const CR4_PSE: u64 = Cr4::PSE.bits();
 /// CR4.PAE.
-pub const CR4_PAE: u64 = 1 << 5;
+pub const CR4_PAE: u64 = Cr4::PAE.bits();
 /// CR4.PGE.
-pub const CR4_PGE: u64 = 1 << 7;
+pub const CR4_PGE: u64 = Cr4::PGE.bits();
 /// CR4.LA57.
-pub const CR4_LA57: u64 = 1 << 12;
+pub const CR4_LA57: u64 = Cr4::LA57.bits();
 /// CR4.VMXE.
-pub const CR4_VMXE: u64 = 1 << 13;
+pub const CR4_VMXE: u64 = Cr4::VMXE.bits();
 /// CR4.SMXE.
-pub const CR4_SMXE: u64 = 1 << 14;
+pub const CR4_SMXE: u64 = Cr4::SMXE.bits();
 /// CR4.PCIDE.
-pub const CR4_PCIDE: u64 = 1 << 17;
+pub const CR4_PCIDE: u64 = Cr4::PCIDE.bits();
 /// CR4.OSXSAVE.
-pub const CR4_OSXSAVE: u64 = 1 << 18;
+pub const CR4_OSXSAVE: u64 = Cr4::OSXSAVE.bits();
 /// CR4.KL.
-pub const CR4_KL: u64 = 1 << 19;
+pub const CR4_KL: u64 = Cr4::KL.bits();
 /// CR4.SMEP.
-pub const CR4_SMEP: u64 = 1 << 20;
+pub const CR4_SMEP: u64 = Cr4::SMEP.bits();
 /// CR4.SMAP.
-pub const CR4_SMAP: u64 = 1 << 21;
+pub const CR4_SMAP: u64 = Cr4::SMAP.bits();
 /// CR4.PKE.
-pub const CR4_PKE: u64 = 1 << 22;
+pub const CR4_PKE: u64 = Cr4::PKE.bits();
 /// CR4.CET.
-pub const CR4_CET: u64 = 1 << 23;
+pub const CR4_CET: u64 = Cr4::CET.bits();
 /// CR4.FRED.
-pub const CR4_FRED: u64 = 1 << 32;
+pub const CR4_FRED: u64 = Cr4::FRED.bits();
 
 /// IA32_EFER.LME.
-pub const EFER_LME: u64 = 1 << 8;
+pub const EFER_LME: u64 = Efer::LME.bits();
 /// IA32_EFER.LMA.
-pub const EFER_LMA: u64 = 1 << 10;
+pub const EFER_LMA: u64 = Efer::LMA.bits();
 /// IA32_EFER.NXE.
-pub const EFER_NXE: u64 = 1 << 11;
+pub const EFER_NXE: u64 = Efer::NXE.bits();
 
 /// The bits that CR0 has. Writes to the others below bit 32 come to nothing.
 const CR0_DEFINED: u64 = 0xe005_003f;

@@ -346,6 +346,55 @@ mod tests {
     }
 
     #[test]
+    fn every_segment_is_a_real_mode_one() {
+        for state in [after_init(&INPUT), at_boot_sector(&INPUT, 0x80)] {
+            let field = |field| state.field(field).unwrap();
+            for [selector, base, limit, rights] in [
+                [
+                    Field::GUEST_SS_SELECTOR,
+                    Field::GUEST_SS_BASE,
+                    Field::GUEST_SS_LIMIT,
+                    Field::GUEST_SS_ACCESS_RIGHTS,
+                ],
+                [
+                    Field::GUEST_DS_SELECTOR,
+                    Field::GUEST_DS_BASE,
+                    Field::GUEST_DS_LIMIT,
+                    Field::GUEST_DS_ACCESS_RIGHTS,
+                ],
+                [
+                    Field::GUEST_ES_SELECTOR,
+                    Field::GUEST_ES_BASE,
+                    Field::GUEST_ES_LIMIT,
+                    Field::GUEST_ES_ACCESS_RIGHTS,
+                ],
+                [
+                    Field::GUEST_FS_SELECTOR,
+                    Field::GUEST_FS_BASE,
+                    Field::GUEST_FS_LIMIT,
+                    Field::GUEST_FS_ACCESS_RIGHTS,
+                ],
+                [
+                    Field::GUEST_GS_SELECTOR,
+                    Field::GUEST_GS_BASE,
+                    Field::GUEST_GS_LIMIT,
+                    Field::GUEST_GS_ACCESS_RIGHTS,
+                ],
+            ] {
+                let segment = [selector, base, limit, rights].map(field);
+                assert_eq!(segment, [0, 0, 0xffff, 0x93]);
+            }
+            assert_eq!(field(Field::GUEST_CS_LIMIT), 0xffff);
+            assert_eq!(field(Field::GUEST_CS_ACCESS_RIGHTS), 0x93);
+            assert_eq!(field(Field::GUEST_LDTR_LIMIT), 0xffff);
+            assert_eq!(field(Field::GUEST_LDTR_ACCESS_RIGHTS), 0x82);
+            assert_eq!(field(Field::GUEST_TR_LIMIT), 0xffff);
+            assert_eq!(field(Field::GUEST_TR_ACCESS_RIGHTS), 0x8b);
+            assert_eq!(field(Field::GUEST_GDTR_LIMIT), 0xffff);
+        }
+    }
+
+    #[test]
     fn a_sipi_starts_at_its_page() {
         let fields = sipi_fields(0x9a);
         assert_eq!(fields[0], (Field::GUEST_CS_SELECTOR, 0x9a00));
