@@ -37,7 +37,7 @@ use crate::log::log;
 use crate::memory::frames::FRAMES;
 use crate::memory::tables::HostTables;
 use crate::memory::{bios, guest, layout, tables};
-use crate::serial::{COM2, Serial};
+use crate::serial::DebugLine;
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{ept, io, setup, state};
 
@@ -123,9 +123,8 @@ extern "C" fn boot_main(multiboot_info: u32) -> ! {
 /// Opens the debugger's line, if one is asked for.
 fn open_debugger(options: CommandLine) {
     let Some(port) = options.debug else { return };
-    match Serial::new(COM2, port.baud()) {
-        Ok(line) => debug::open(line),
-        Err(_) => refuse("debug=com2, but no UART answers at port 0x2f8"),
+    if DebugLine::open(port.baud()).is_err() {
+        refuse("debug=com2, but no UART answers at port 0x2f8");
     }
 }
 

@@ -2,6 +2,7 @@
 //! debugger.
 
 use gdb_stub::SerialPort;
+use spin::Mutex;
 use uart_16550::backend::PioBackend;
 use uart_16550::{BaudRate, Config, Uart16550};
 
@@ -43,13 +44,39 @@ impl Serial {
     }
 }
 
-impl SerialPort for Serial {
+/// The debugger's UART, once [`DebugLine::open`] has found it.
+static DEBUG_UART: Mutex<Option<Serial>> = Mutex::new(None);
+
+/// The debugger's line: a handle, so that the session can be made at compile
+/// time; it is too large to be moved through a stack.
+pub struct DebugLine;
+
+impl DebugLine {
+    /// Sets COM2 up.
+    ///
+    /// # Errors
+    /// [`NoUart`]
+    pub fn open(baud: u32) -> Result<(), NoUart> {
+        *DEBUG_UART.lock() = Some(Serial::new(COM2, baud)?);
+        Ok(())
+    }
+
+    /// Is there one?
+    pub fn is_open() -> bool {
+        DEBUG_UART.lock().is_some()
+    }
+}
+
+impl SerialPort for DebugLine {
     fn try_read(&mut self) -> Option<u8> {
-        self.0.try_receive_byte().ok()
+        let mut uart = DEBUG_UART.lock();
+        uart.as_mut()?.0.try_receive_byte().ok()
     }
 
     fn try_write(&mut self, byte: u8) -> bool {
-        self.0.try_send_byte(byte).is_ok()
+        let mut uart = DEBUG_UART.lock();
+        uart.as_mut()
+            .is_some_and(|uart| uart.0.try_send_byte(byte).is_ok())
     }
 
     fn now_us(&mut self) -> u64 {

@@ -26,22 +26,17 @@ use crate::RENDEZVOUS;
 use crate::cpu::apic::ApicNmi;
 use crate::cpu::halt_forever;
 use crate::log::{self, log};
-use crate::serial::Serial;
+use crate::serial::DebugLine;
 use crate::vmx::entry;
 use crate::vmx::instructions::VmxFailure;
 use crate::vmx::vcpu::Vcpu;
 
-/// The session, if the command line asks for one. Locked only by the CPU that
-/// holds the machine, and for the moment of a poll, which never waits.
-static SESSION: Mutex<Option<Session<Serial>>> = Mutex::new(None);
+/// The session. Locked only by the CPU that holds the machine, and for the moment
+/// of a poll, which never waits. Its line is open if the command line asks for it.
+static SESSION: Mutex<Session<DebugLine>> = Mutex::new(Session::new(DebugLine));
 
 /// The `Vcpu` of the CPU that holds the machine, while the session runs on it.
 static OWNER: AtomicPtr<Vcpu> = AtomicPtr::new(core::ptr::null_mut());
-
-/// Opens the debugger's line.
-pub fn open(port: Serial) {
-    *SESSION.lock() = Some(Session::new(port));
-}
 
 /// Whose the #BP is that the guest has run into.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,11 +66,13 @@ pub fn with_machine_stopped<T>(vcpu: &mut Vcpu, work: impl FnOnce(&mut Vcpu) -> 
 
 /// Runs `work` with the session, on the CPU that holds the machine. `None` if
 /// there is no session, or it is what has failed.
-fn with_session<T>(vcpu: &mut Vcpu, work: impl FnOnce(&mut Session<Serial>) -> T) -> Option<T> {
+fn with_session<T>(vcpu: &mut Vcpu, work: impl FnOnce(&mut Session<DebugLine>) -> T) -> Option<T> {
     let mut session = SESSION.try_lock()?;
-    let session = session.as_mut()?;
+    if !DebugLine::is_open() {
+        return None;
+    }
     OWNER.store(vcpu, Ordering::Release);
-    let result = work(session);
+    let result = work(&mut session);
     OWNER.store(core::ptr::null_mut(), Ordering::Release);
     Some(result)
 }
@@ -85,9 +82,7 @@ pub fn poll(vcpu: &mut Vcpu) {
     if vcpu.stepping {
         return;
     }
-    let wanted = SESSION
-        .try_lock()
-        .and_then(|mut session| session.as_mut().map(Session::poll));
+    let wanted = SESSION.try_lock().map(|mut session| session.poll());
     if wanted == Some(Poll::Stop) {
         vcpu.stop(StopKind::DebugLine);
     }
