@@ -4,7 +4,7 @@ use crate::config::{self, BadWord};
 use crate::harness::{Context, Test};
 use crate::tests::{
     bench, control, cpuid, debugger, exceptions, firmware, hypercall, memory, modes, msr, nmi,
-    ports, reset, smp, state, step, task_switch, vmx,
+    ports, registers, reset, smp, state, step, task_switch, translation, vmx,
 };
 use crate::{harness, println};
 
@@ -34,6 +34,8 @@ const SUITES: &[(&str, Suite)] = &[
             ports::TESTS,
             nmi::TESTS,
             state::TESTS,
+            registers::TESTS,
+            translation::TESTS,
         ]),
     ),
     ("smp", Suite::Tests(&[smp::TESTS])),

@@ -12,19 +12,23 @@ pub mod modes;
 pub mod msr;
 pub mod nmi;
 pub mod ports;
+pub mod registers;
 pub mod reset;
 pub mod smp;
 pub mod state;
 pub mod step;
 pub mod task_switch;
+pub mod translation;
 pub mod vmx;
+
+use core::fmt::Display;
 
 use crate::harness::{Failure, Outcome};
 use crate::trap::{Trap, vector};
 
 /// Checks that `result` is a trap with this vector and error code.
 fn expect_trap<R>(
-    what: &str,
+    what: impl Display,
     result: Result<R, Trap>,
     vector: u8,
     error: u64,
@@ -39,16 +43,16 @@ fn expect_trap<R>(
 }
 
 /// Checks that `result` is #GP(0).
-fn expect_gp<R>(what: &str, result: Result<R, Trap>) -> Outcome {
+fn expect_gp<R>(what: impl Display, result: Result<R, Trap>) -> Outcome {
     expect_trap(what, result, vector::GP, 0).map(drop)
 }
 
 /// Checks that `result` is #UD.
-fn expect_ud<R>(what: &str, result: Result<R, Trap>) -> Outcome {
+fn expect_ud<R>(what: impl Display, result: Result<R, Trap>) -> Outcome {
     expect_trap(what, result, vector::UD, 0).map(drop)
 }
 
 /// Checks that nothing trapped.
-fn expect_ok<R>(what: &str, result: Result<R, Trap>) -> Result<R, Failure> {
+fn expect_ok<R>(what: impl Display, result: Result<R, Trap>) -> Result<R, Failure> {
     result.map_err(|trap| Failure::new(format_args!("{what}: {trap}")))
 }

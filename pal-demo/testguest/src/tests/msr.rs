@@ -62,8 +62,11 @@ fn unimplemented_msrs_fault(_: &Context) -> Outcome {
         0xffff_ffff,
     ];
     for number in numbers {
-        expect_gp("RDMSR", catch(|| rdmsr(number)))?;
-        expect_gp("WRMSR", catch(|| wrmsr(number, 0)))?;
+        expect_gp(format_args!("RDMSR {number:#x}"), catch(|| rdmsr(number)))?;
+        expect_gp(
+            format_args!("WRMSR {number:#x}"),
+            catch(|| wrmsr(number, 0)),
+        )?;
     }
     Ok(())
 }
@@ -107,10 +110,10 @@ fn bad_values_fault(_: &Context) -> Outcome {
     ];
     for (number, value) in cases {
         let before = rdmsr(number);
-        if let Err(failure) = expect_gp("WRMSR", catch(|| wrmsr(number, value))) {
-            crate::println!("  msr {number:#x} value {value:#x}");
-            return Err(failure);
-        }
+        expect_gp(
+            format_args!("WRMSR {number:#x} = {value:#x}"),
+            catch(|| wrmsr(number, value)),
+        )?;
         check_eq!(rdmsr(number), before, "MSR {number:#x} after the fault");
     }
     Ok(())
