@@ -65,11 +65,11 @@ fn build_image(shell: &Shell, flavour: Flavour) -> Result<PathBuf> {
         let _flags = shell.push_env("RUSTFLAGS", IMAGE_FLAGS);
         cmd!(
             shell,
-            "cargo build --quiet --package stillpoint --release --target {TARGET} --target-dir {target_dir} {features...}"
+            "cargo build --quiet --package stillpoint --profile image --target {TARGET} --target-dir {target_dir} {features...}"
         )
         .quiet()
         .run()?;
-        Ok(target_dir.join(TARGET).join("release/stillpoint"))
+        Ok(target_dir.join(TARGET).join("image/stillpoint"))
     })
 }
 

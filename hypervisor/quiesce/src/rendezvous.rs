@@ -3,7 +3,7 @@
 //! machine, [`Rendezvous::look`] by every CPU before it enters the guest,
 //! [`Rendezvous::on_nmi`] from wherever an NMI is taken.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use crate::{CpuWord, Ledger, LedgerCounts, NmiMeaning};
 
@@ -38,6 +38,8 @@ pub struct Rendezvous<const N: usize> {
     generation: AtomicU64,
     /// The CPU that holds or is taking the machine, or [`NOBODY`].
     owner: AtomicU32,
+    /// One more than the highest index that has joined.
+    joined: AtomicUsize,
     cpus: [Slot; N],
 }
 
@@ -89,6 +91,7 @@ impl<const N: usize> Rendezvous<N> {
         Self {
             generation: AtomicU64::new(0),
             owner: AtomicU32::new(NOBODY),
+            joined: AtomicUsize::new(0),
             cpus: [const { Slot::new() }; N],
         }
     }
@@ -114,6 +117,7 @@ impl<const N: usize> Rendezvous<N> {
     /// CPU `me` takes part from now on.
     pub fn join(&self, me: usize) {
         self.cpus[me].apply(|word| Some((word.join(), ())));
+        self.joined.fetch_max(me + 1, SeqCst);
     }
 
     /// Whether a CPU is parked; see [`CpuWord`].
@@ -277,6 +281,7 @@ impl<const N: usize> Rendezvous<N> {
     fn others(&self, me: usize) -> impl Iterator<Item = (usize, &Slot)> {
         self.cpus
             .iter()
+            .take(self.joined.load(SeqCst))
             .enumerate()
             .filter(move |(cpu, _)| *cpu != me)
     }
