@@ -1,7 +1,7 @@
 //! Memory as the client should see it: the guest's, with no breakpoint of ours in it.
 
 use crate::breakpoints::software::SoftwareBreakpoints;
-use crate::machine::{CpuIndex, Machine, MachineError};
+use crate::machine::{CpuActivity, CpuIndex, Machine, MachineError};
 
 /// Smallest page: translations hold within one.
 const PAGE: u64 = 4096;
@@ -23,6 +23,21 @@ fn pages(address: u64, length: usize) -> impl Iterator<Item = (usize, u64, usize
     })
 }
 
+/// The guest physical address of `gva` on `cpu`.
+///
+/// None on a CPU that was stopped in the hypervisor: the addresses that the client
+/// names there are the hypervisor's, and no breakpoint of ours is among them.
+pub fn translate<M: Machine>(
+    machine: &mut M,
+    cpu: CpuIndex,
+    gva: u64,
+) -> Result<u64, MachineError> {
+    match machine.activity(cpu) {
+        CpuActivity::Hypervisor { .. } => Err(MachineError::BadAddress),
+        _ => machine.translate(cpu, gva),
+    }
+}
+
 /// Reads through the paging of `cpu`; how many bytes until the first that cannot be.
 pub fn read_virtual<M: Machine>(
     machine: &mut M,
@@ -34,8 +49,7 @@ pub fn read_virtual<M: Machine>(
     let done = machine.read_virtual(cpu, gva, data)?.min(data.len());
     if !breakpoints.is_empty() {
         for (offset, start, length) in pages(gva, done) {
-            // No translation: this is the hypervisor's memory, where none of ours are.
-            if let Ok(gpa) = machine.translate(cpu, start)
+            if let Ok(gpa) = translate(machine, cpu, start)
                 && let Some(part) = data.get_mut(offset..offset + length)
             {
                 breakpoints.mask(gpa, part);
@@ -57,7 +71,7 @@ pub fn write_virtual<M: Machine>(
     let done = machine.write_virtual(cpu, gva, data)?.min(data.len());
     if !breakpoints.is_empty() {
         for (offset, start, length) in pages(gva, done) {
-            if let Ok(gpa) = machine.translate(cpu, start)
+            if let Ok(gpa) = translate(machine, cpu, start)
                 && let Some(part) = data.get(offset..offset + length)
             {
                 breakpoints.reapply(machine, gpa, part);

@@ -67,7 +67,10 @@ pub enum Int3Owner {
     Gone,
 }
 
-/// The session of one debug line. About 90 KiB, for a static.
+/// The session of one debug line.
+///
+/// About 80 KiB: to be made in place, as a static, for on its way through a stack it
+/// would not fit a hypervisor's.
 pub struct Session<S> {
     line: Line<S>,
     /// gdbstub's copy of the packet at hand, or text on its way to the terminal.

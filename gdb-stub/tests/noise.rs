@@ -84,6 +84,79 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// Packets of every kind, writes and moves included, with any numbers in them. Range
+/// steps are left out: they may have no end.
+fn anything() -> impl Strategy<Value = Vec<u8>> {
+    let number = prop_oneof![
+        Just(String::new()),
+        Just("-1".to_owned()),
+        any::<u64>().prop_map(|n| format!("{n:x}")),
+        (0_u64..0x100).prop_map(|n| format!("{n:x}")),
+        (0_u64..0x1_0000).prop_map(|n| format!("{:x}", 0xffff_ffff_8100_0000 + n)),
+        Just("ffffffffffffffff".to_owned()),
+        "[0-9a-f]{0,40}",
+    ];
+    let name = prop::sample::select(vec![
+        "m",
+        "M",
+        "X",
+        "p",
+        "P",
+        "G",
+        "g",
+        "H",
+        "Hg",
+        "Hc",
+        "T",
+        "Z0,",
+        "Z1,",
+        "Z2,",
+        "Z3,",
+        "Z4,",
+        "z0,",
+        "z1,",
+        "z2,",
+        "z4,",
+        "vCont;s:",
+        "vCont;c:",
+        "vCont;S05:",
+        "vCont;t:",
+        "vCont;",
+        "c",
+        "s",
+        "C",
+        "S",
+        "qThreadExtraInfo,",
+        "qXfer:threads:read::",
+        "qXfer:features:read:target.xml:",
+        "qRcmd,",
+        "vKill;",
+        "D;",
+        "k",
+        "D",
+        "qAttached:",
+        "?",
+        "QStartNoAckMode",
+        "vAttach;",
+        "vRun;",
+        "bc",
+        "bs",
+        "qCRC:",
+        "qSearch:memory:",
+        "!",
+        "R",
+    ]);
+    let separator = prop::sample::select(vec!["", ",", ":", ";", "=", ",,", "p", "."]);
+    (name, proptest::collection::vec((number, separator), 0..4)).prop_map(|(name, parts)| {
+        let mut body = name.to_owned();
+        for (number, separator) in parts {
+            body.push_str(&number);
+            body.push_str(separator);
+        }
+        packet_bytes(body.as_bytes())
+    })
+}
+
 /// Bytes as a bad line would make them: few of them look like a packet.
 fn garbage() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![
@@ -167,6 +240,30 @@ proptest! {
         prop_assert_eq!(state(&bench), before);
         bench.wire.borrow_mut().up.clear();
         a_client_can_work(&mut bench)?;
+    }
+
+    #[test]
+    fn whatever_a_client_asks_it_gets_answers(
+        packets in proptest::collection::vec(anything(), 1..12),
+    ) {
+        let mut bench = Bench::new(2);
+        bench.send(&packet_bytes(b"qSupported"));
+        bench.send(b"+");
+        bench.send(&packet_bytes(b"QStartNoAckMode"));
+        bench.send(b"+");
+        bench.wire.borrow_mut().later.extend(packets);
+        // Some of those let the machine go; then a client comes anew.
+        for body in ["qSupported", "?", "D"] {
+            bench.wire.borrow_mut().later.push_back(packet_bytes(body.as_bytes()));
+        }
+        while !bench.wire.borrow().later.is_empty() {
+            bench.stopped(LINE);
+        }
+        bench.wire.borrow_mut().up.clear();
+        let answers = bench.converse(&["?", "qC", "D"]);
+        prop_assert!(answers[0].starts_with("T0"), "{:?}", answers);
+        prop_assert_eq!(&answers[1..], ["QC1", "OK"]);
+        prop_assert!(!bench.machine.int3_exits && bench.machine.hardware.is_empty());
     }
 
     #[test]

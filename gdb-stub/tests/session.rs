@@ -316,6 +316,17 @@ fn a_breakpoint_that_the_guest_overwrote_is_left_alone() {
 }
 
 #[test]
+fn the_hypervisors_memory_is_shown_as_it_is() {
+    let work = guest().work;
+    let mut bench = attached(&[&format!("Z0,{work:x},1")]);
+    // The fake has one memory: what matters is whose addresses these are.
+    bench.machine.cpus[1].activity = CpuActivity::Hypervisor { rip: 0x1042 };
+    let read = format!("m{work:x},1");
+    let answers = interrupt(&mut bench, &[&read, "Hg2", &read, "D"]);
+    assert_eq!(answers[..3], ["48", "OK", "cc"]);
+}
+
+#[test]
 fn an_int3_has_an_owner() {
     let work = guest().work;
     let mut bench = attached(&[&format!("Z0,{work:x},1")]);

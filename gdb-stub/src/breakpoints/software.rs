@@ -7,6 +7,7 @@
 //! it is left alone and counted.
 
 use crate::machine::{CpuIndex, Machine, MachineError};
+use crate::memory;
 
 /// The `INT3` instruction.
 pub const INT3: u8 = 0xcc;
@@ -216,13 +217,13 @@ fn translate_anywhere<M: Machine>(
     cpu: CpuIndex,
     gva: u64,
 ) -> Result<u64, MachineError> {
-    let on_this = machine.translate(cpu, gva);
+    let on_this = memory::translate(machine, cpu, gva);
     if on_this.is_ok() {
         return on_this;
     }
     (0..machine.cpu_count())
         .filter_map(|n| u16::try_from(n).ok())
-        .find_map(|n| machine.translate(CpuIndex(n), gva).ok())
+        .find_map(|n| memory::translate(machine, CpuIndex(n), gva).ok())
         .map_or(on_this, Ok)
 }
 

@@ -201,10 +201,10 @@ impl FakeMachine {
                 r.rip = self.load(r.rsp);
                 r.rsp += 8;
             }
-            _ => panic!(
-                "the fake machine cannot execute {code:02x?} at {:#x}",
-                r.rip
-            ),
+            _ => {
+                self.cpus[n].activity = CpuActivity::Shutdown;
+                return None;
+            }
         }
         self.cpus[n].registers = r;
         hit.map(StopKind::Watchpoint)
