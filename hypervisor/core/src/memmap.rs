@@ -341,6 +341,26 @@ mod tests {
     }
 
     #[test]
+    fn the_less_usable_kind_wins() {
+        let order = [
+            Usable,
+            AcpiReclaimable,
+            AcpiNvs,
+            Unusable,
+            Reserved,
+            Other(7),
+            Other(12),
+        ];
+        for (n, &weak) in order.iter().enumerate() {
+            for &strong in &order[n..] {
+                let (a, b) = (region(0, 2, weak), region(1, 3, strong));
+                assert_eq!(map(&[a, b]).kind_at(1), Some(strong));
+                assert_eq!(map(&[b, a]).kind_at(1), Some(strong));
+            }
+        }
+    }
+
+    #[test]
     fn errors_in_words() {
         use std::string::ToString;
         assert_eq!(

@@ -429,6 +429,15 @@ fn tables_end_at_their_limits() {
 }
 
 #[test]
+fn the_gdt_may_end_with_the_new_task() {
+    let request = Request {
+        gdt_limit: u32::from(NEW) + 7,
+        ..request(Jmp)
+    };
+    assert!(switch(&mut memory(), &request, &old_task()).is_ok());
+}
+
+#[test]
 fn the_instruction_pointer_is_checked() {
     let mut memory = memory();
     memory.put64(GDT + u64::from(CODE), descriptor(0, 0x3fff, 0x9a, 0x4));

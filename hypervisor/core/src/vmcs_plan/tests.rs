@@ -143,6 +143,29 @@ fn each_missing_control_is_named() {
 }
 
 #[test]
+fn each_missing_capability_is_named() {
+    for bit in [6, 14, 16, 20, 25, 26] {
+        let msrs = VmxMsrs {
+            ept_vpid: BROADWELL.ept_vpid & !(1 << bit),
+            ..BROADWELL
+        };
+        let missing = plan(&msrs, &DEBUGGER).unwrap_err();
+        assert!(
+            matches!(missing, Missing::Capability { msr: 0x48c, bit: named, .. } if named == bit),
+            "{missing}"
+        );
+    }
+    // What is only nice to have: execute-only and 1 GiB pages, accessed flags.
+    for bit in [0, 17, 21] {
+        let msrs = VmxMsrs {
+            ept_vpid: BROADWELL.ept_vpid & !(1 << bit),
+            ..BROADWELL
+        };
+        assert!(plan(&msrs, &DEBUGGER).is_ok());
+    }
+}
+
+#[test]
 fn the_older_msrs_are_named_where_they_speak() {
     // Without TRUE MSRs, exits for CR3 cannot be turned off.
     let msrs = VmxMsrs {
