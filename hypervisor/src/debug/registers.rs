@@ -117,6 +117,12 @@ pub fn debug_exception(vcpu: &Vcpu) -> DebugException {
     DebugException::Guests
 }
 
+/// DR6 as a task switch into a task with the T flag leaves it.
+pub fn set_task_trap() {
+    const BT: u64 = 1 << 15;
+    write_dr6(read_dr6() | BT);
+}
+
 /// After INIT: DR0 to DR3 are 0, DR6 is as given. DR7 is in the VMCS.
 pub fn reset(vcpu: &mut Vcpu, dr6: u64) {
     write_dr6(dr6);

@@ -2,6 +2,7 @@
 
 use stillpoint_core::paging::PagingRegs;
 use stillpoint_core::segment::Segment;
+use stillpoint_core::task_switch::vmcs::SEGMENTS;
 use vmcs_inspect::{AccessRights, Field, SegmentRegister, VmcsAccess};
 
 use super::instructions::get;
@@ -30,45 +31,7 @@ pub fn paging(vmcs: &mut dyn VmcsAccess) -> PagingRegs {
 
 /// A segment register of the current VMCS's guest.
 pub fn segment(register: SegmentRegister) -> Segment {
-    const GROUPS: [[Field; 4]; 6] = [
-        [
-            Field::GUEST_ES_SELECTOR,
-            Field::GUEST_ES_BASE,
-            Field::GUEST_ES_LIMIT,
-            Field::GUEST_ES_ACCESS_RIGHTS,
-        ],
-        [
-            Field::GUEST_CS_SELECTOR,
-            Field::GUEST_CS_BASE,
-            Field::GUEST_CS_LIMIT,
-            Field::GUEST_CS_ACCESS_RIGHTS,
-        ],
-        [
-            Field::GUEST_SS_SELECTOR,
-            Field::GUEST_SS_BASE,
-            Field::GUEST_SS_LIMIT,
-            Field::GUEST_SS_ACCESS_RIGHTS,
-        ],
-        [
-            Field::GUEST_DS_SELECTOR,
-            Field::GUEST_DS_BASE,
-            Field::GUEST_DS_LIMIT,
-            Field::GUEST_DS_ACCESS_RIGHTS,
-        ],
-        [
-            Field::GUEST_FS_SELECTOR,
-            Field::GUEST_FS_BASE,
-            Field::GUEST_FS_LIMIT,
-            Field::GUEST_FS_ACCESS_RIGHTS,
-        ],
-        [
-            Field::GUEST_GS_SELECTOR,
-            Field::GUEST_GS_BASE,
-            Field::GUEST_GS_LIMIT,
-            Field::GUEST_GS_ACCESS_RIGHTS,
-        ],
-    ];
-    let [selector, base, limit, rights] = GROUPS[register as usize];
+    let [selector, base, limit, rights] = SEGMENTS[usize::from(register.number())];
     Segment {
         selector: get(selector) as u16,
         base: get(base),

@@ -116,6 +116,16 @@ pub fn invept_all() {
     }
 }
 
+/// INVVPID, all contexts.
+pub fn invvpid_all() {
+    let descriptor = [0u64; 2];
+    // SAFETY: drops cached translations, nothing else.
+    unsafe {
+        asm!("invvpid {kind}, [{descriptor}]", kind = in(reg) 2u64,
+             descriptor = in(reg) &raw const descriptor, options(nostack));
+    }
+}
+
 /// This CPU's current VMCS, with every failure told.
 pub struct Current;
 

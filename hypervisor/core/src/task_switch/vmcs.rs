@@ -12,8 +12,9 @@ use vmcs_inspect::{
     AccessRights, Field, GuestInterruptibility, InterruptionInfo, VmcsAccess, VmcsError,
 };
 
-/// Selector, base, limit and access rights of ES, CS, SS, DS, FS, GS, LDTR and TR.
-const SEGMENTS: [[Field; 4]; 8] = [
+/// Selector, base, limit and access rights of ES, CS, SS, DS, FS, GS (as
+/// [`SegmentRegister`](vmcs_inspect::SegmentRegister) numbers them), LDTR and TR.
+pub const SEGMENTS: [[Field; 4]; 8] = [
     [
         Field::GUEST_ES_SELECTOR,
         Field::GUEST_ES_BASE,

@@ -3,9 +3,11 @@
 
 use gdb_stub::StopKind;
 use stillpoint_core::control_regs::{ControlRegister, GuestModes, Outcome};
+use stillpoint_core::paging::load_pdptes;
 use vmcs_inspect::qualification::{ControlRegisterAccess, ControlRegisterOperation};
 use vmcs_inspect::{ExitReason, Field};
 
+use crate::memory::guest::GuestMemory;
 use crate::vmx::instructions::{get, set};
 use crate::vmx::state;
 use crate::vmx::vcpu::Vcpu;
@@ -115,19 +117,9 @@ fn reload_pdptes(cr3: u64) -> bool {
         Field::GUEST_PDPTE3,
     ];
     let width = state::capabilities().cpuid.physical_address_width;
-    let reserved = !0u64 << width | 0x1e6;
-    let mut entries = [0u64; 4];
-    for (slot, entry) in (0..).zip(&mut entries) {
-        let mut bytes = [0; 8];
-        let address = stillpoint_core::addr::Gpa::new((cr3 & 0xffff_ffe0) + slot * 8);
-        if crate::memory::guest::read(address, &mut bytes).is_err() {
-            return false;
-        }
-        *entry = u64::from_le_bytes(bytes);
-        if *entry & 1 != 0 && *entry & reserved != 0 {
-            return false;
-        }
-    }
+    let Ok(entries) = load_pdptes(&mut GuestMemory, cr3, width) else {
+        return false;
+    };
     for (field, entry) in PDPTES.into_iter().zip(entries) {
         set(field, entry);
     }

@@ -3,14 +3,16 @@
 
 use gdb_stub::StopKind;
 use stillpoint_core::events::{self, Event, ExitKind};
-use vmcs_inspect::{Field, GuestInterruptibility, InterruptionInfo, PrimaryControls};
+use stillpoint_core::task_switch;
+use vmcs_inspect::{ExitReason, Field, GuestInterruptibility, InterruptionInfo, PrimaryControls};
 
 use crate::RENDEZVOUS;
 use crate::cpu::unblock_nmis;
 use crate::debug;
-use crate::vmx::entry;
-use crate::vmx::instructions::{get, set};
+use crate::memory::guest::GuestMemory;
+use crate::vmx::instructions::{Current, get, invvpid_all, set};
 use crate::vmx::vcpu::Vcpu;
+use crate::vmx::{entry, guest_state};
 
 /// The event that was being delivered when this exit came. Such an exit has not
 /// delivered it, so it is the hypervisor's to inject again.
@@ -82,5 +84,32 @@ pub fn nmi_window(vcpu: &mut Vcpu) {
 
 /// Exit reason 9.
 pub fn task_switch(vcpu: &mut Vcpu) {
-    vcpu.stop(StopKind::UnknownExit(9));
+    let paging = guest_state::paging(&mut Current);
+    let read = task_switch::vmcs::read(&mut Current, &vcpu.registers.gprs, paging);
+    let Ok((request, old)) = read else {
+        return vcpu.stop(StopKind::UnknownExit(ExitReason::TaskSwitch.raw()));
+    };
+    match task_switch::switch(&mut GuestMemory, &request, &old) {
+        Ok(switched) => {
+            if task_switch::vmcs::write(&mut Current, &switched).is_err() {
+                return vcpu.stop(StopKind::UnknownExit(ExitReason::TaskSwitch.raw()));
+            }
+            vcpu.registers.gprs = switched.state.gprs;
+            if let Some(cr2) = switched.fault.and_then(|fault| fault.cr2) {
+                vcpu.set_cr2(cr2);
+            } else if switched.debug_trap {
+                debug::registers::set_task_trap();
+            }
+            if vcpu.controls.vpid {
+                invvpid_all();
+            }
+        }
+        Err(fault) => {
+            let original = interrupted_delivery();
+            if let Some(cr2) = fault.cr2 {
+                vcpu.set_cr2(cr2);
+            }
+            vcpu.fault_during(original, fault.event);
+        }
+    }
 }
