@@ -323,6 +323,57 @@ pub(super) const CASES: &[Case] = &[
         },
         |s| s.on(Field::HLAT_POINTER, 1u64)
     ),
+    case!(ApicNeedsTprShadow, PRIMARY_PROCESSOR_BASED_CONTROLS, |s| {
+        s.secondary(SecondaryControls::APIC_REGISTER_VIRTUALIZATION);
+    }),
+    case!(
+        ApicNeedsTprShadow,
+        PRIMARY_PROCESSOR_BASED_CONTROLS,
+        interrupt_delivery,
+        |s| s.off(
+            Field::PRIMARY_PROCESSOR_BASED_CONTROLS,
+            PrimaryControls::USE_TPR_SHADOW.bits()
+        )
+    ),
+    case!(
+        NeedsEpt,
+        SECONDARY_PROCESSOR_BASED_CONTROLS,
+        |s| {
+            s.without_ept();
+            s.entry(EntryControls::LOAD_IA32_RTIT_CTL);
+            s.exit(ExitControls::CLEAR_IA32_RTIT_CTL);
+        },
+        |s| s.secondary(SecondaryControls::PT_USES_GUEST_PHYSICAL_ADDRESSES)
+    ),
+    case!(
+        NeedsEpt,
+        SECONDARY_PROCESSOR_BASED_CONTROLS,
+        Scene::without_ept,
+        |s| {
+            s.secondary(SecondaryControls::SUB_PAGE_WRITE_PERMISSIONS);
+        }
+    ),
+    case!(
+        NeedsEpt,
+        SECONDARY_PROCESSOR_BASED_CONTROLS,
+        Scene::without_ept,
+        |s| {
+            s.secondary(SecondaryControls::MODE_BASED_EXECUTE_CONTROL);
+        }
+    ),
+    case!(EptWalkLength, EPT_POINTER, |s| {
+        // Three levels, which no processor has.
+        s.set(Field::EPT_POINTER, 0x4000 | 2 << 3 | 6);
+    }),
+    case!(
+        PostedInterruptVector,
+        POSTED_INTERRUPT_NOTIFICATION_VECTOR,
+        |s| {
+            posted_interrupts(s);
+            s.set(Field::POSTED_INTERRUPT_NOTIFICATION_VECTOR, 0xff);
+        },
+        |s| s.set(Field::POSTED_INTERRUPT_NOTIFICATION_VECTOR, 0x8000)
+    ),
     // VM-exit control fields.
     case!(ExitAllowed, VM_EXIT_CONTROLS, |s| s
         .off(Field::VM_EXIT_CONTROLS, 1u64)),
@@ -401,6 +452,17 @@ pub(super) const CASES: &[Case] = &[
         .inject(0x8000_0320)),
     case!(InjectedVector, VM_ENTRY_INTERRUPTION_INFO, |s| s
         .inject(0x8000_0701)),
+    case!(
+        InjectedVector,
+        VM_ENTRY_INTERRUPTION_INFO,
+        |s| {
+            // FRED's SYSENTER.
+            s.caps.cr4_fixed1 |= 1 << 32;
+            s.on(Field::GUEST_CR4, 1u64 << 32);
+            s.inject(0x8000_0702);
+        },
+        |s| s.off(Field::GUEST_CR4, 1u64 << 32)
+    ),
     case!(ErrorCodeType, VM_ENTRY_INTERRUPTION_INFO, |s| s
         .inject(0x8000_0a02)),
     case!(

@@ -1,7 +1,7 @@
 //! Cases for the rest of the guest-state area: Intel SDM, vol. 3, sections 27.3.1.1 and
 //! 27.3.1.3 to 27.3.1.6.
 
-use super::{Case, EntryControls, ExitControls, Field, Rule, Scene, as_is, case};
+use super::{Case, EntryControls, ExitControls, Field, Rule, Scene, Step, as_is, case};
 
 const NON_CANONICAL: u64 = 0x8000_0000_0000;
 const NMI: u64 = 0x8000_0202;
@@ -417,7 +417,7 @@ pub(super) const CASES: &[Case] = &[
 #[test]
 fn pdptes_count_only_with_pae_paging_and_ept() {
     let bad = |s: &mut Scene| s.set(Field::GUEST_PDPTE0, 3);
-    let setups: [fn(&mut Scene); 3] = [
+    let setups: [Step; 3] = [
         as_is,
         |s| {
             s.protected_mode();

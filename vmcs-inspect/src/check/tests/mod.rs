@@ -4,6 +4,7 @@
 extern crate std;
 
 mod control_cases;
+mod edges;
 mod guest_cases;
 mod host_cases;
 mod segment_cases;
@@ -24,15 +25,18 @@ struct Scene {
     caps: Capabilities,
 }
 
+/// Changes a scene.
+type Step = fn(&mut Scene);
+
 /// One way to break one rule.
 struct Case {
     rule: Rule,
     /// The field that must be blamed.
     field: Field,
     /// Leads from the well-formed VMCS to another sound one, nearer to the edge.
-    setup: fn(&mut Scene),
+    setup: Step,
     /// Takes the last step.
-    break_rule: fn(&mut Scene),
+    break_rule: Step,
 }
 
 /// The setup of cases that start from the well-formed VMCS itself.

@@ -137,6 +137,16 @@ pub(super) const CASES: &[Case] = &[
             s.set(Field::GUEST_DS_ACCESS_RIGHTS, 0xc0d3);
         }
     ),
+    case!(
+        DataSegmentDpl,
+        GUEST_ES_ACCESS_RIGHTS,
+        restricted_user,
+        |s| {
+            // Non-conforming code of the highest type that the rule holds for.
+            s.set(Field::GUEST_ES_SELECTOR, 0x13);
+            s.set(Field::GUEST_ES_ACCESS_RIGHTS, 0xc09b);
+        }
+    ),
     case!(SegmentPresent, GUEST_CS_ACCESS_RIGHTS, |s| s
         .off(Field::GUEST_CS_ACCESS_RIGHTS, 0x80u64)),
     case!(SegmentPresent, GUEST_TR_ACCESS_RIGHTS, |s| s
