@@ -246,7 +246,7 @@ gdt_tss:
     .fill 2 * MAX_CPUS, 8, 0    # 0x48 a 64-bit TSS a CPU
     .globl gdt_tss32
 gdt_tss32:
-    .fill 4, 8, 0               # 32-bit TSSs and a task gate's, for task switches
+    .fill 8, 8, 0               # 32-bit TSSs, for task switches
 gdt_end:
 
     .section .real, "awx"

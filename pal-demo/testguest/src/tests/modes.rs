@@ -3,14 +3,17 @@
 
 use core::arch::global_asm;
 
-use crate::descriptors::Shared;
+use crate::descriptors::{self, Shared};
 use crate::harness::{Context, Outcome, Test};
+use crate::tests::task_switch;
 use crate::{check_eq, cpu, modes, tests};
 
 /// Modes.
 pub const TESTS: &[Test] = tests![
     real_mode,
     real_mode_divide_error,
+    real_mode_with_large_segments,
+    virtual_8086_mode,
     protected_mode_without_paging,
     pae_paging,
     legacy_paging,
@@ -55,6 +58,84 @@ global_asm!(
     "iretw",
     "3: popl 0",
     "retw",
+    // Segments with a limit of 4 GiB, taken along into real mode.
+    ".globl mode_unreal",
+    "mode_unreal:",
+    "movl %cr0, %eax",
+    "orl $1, %eax",
+    "movl %eax, %cr0",
+    "movw $0x10, %bx",
+    "movw %bx, %ds",
+    "andl $0xfffffffe, %eax",
+    "movl %eax, %cr0",
+    "xorl %eax, %eax",
+    "cpuid",
+    "movl $0x407e00, %esi",
+    "movl (%esi), %edi",
+    // Loading DS in real mode sets its base alone.
+    "movw $0x10, %ax",
+    "movw %ax, %ds",
+    "xorl %eax, %eax",
+    "cpuid",
+    "movl -0x100(%esi), %ebp",
+    "xorw %ax, %ax",
+    "movw %ax, %ds",
+    "movl %edi, mode_results",
+    "movl %ebp, mode_results + 4",
+    "movl %ebx, mode_results + 8",
+    "retw",
+    // Virtual-8086 mode: CPUID, then HLT, which is #GP there and ends it.
+    ".globl mode_v86_code",
+    "mode_v86_code:",
+    "xorl %eax, %eax",
+    "cpuid",
+    "movl %ebx, mode_results",
+    "movw %cs, mode_results + 4",
+    "movl $1, %eax",
+    "cpuid",
+    "hlt",
+    "ud2",
+    ".code32",
+    ".globl mode_v86",
+    "mode_v86:",
+    "lidtl mode_v86_idt_pointer",
+    // The first of the task switches' selectors: a TSS with ESP0 and SS0.
+    "movw $0xc8, %ax",
+    "ltr %ax",
+    "movl %esp, mode_results + 28",
+    "movl %esp, %ecx",
+    "pushl $0",
+    "pushl $0",
+    "pushl $0",
+    "pushl $0",
+    "pushl $0",
+    "pushl $0x6f00",
+    "pushl $0x20002",
+    "pushl $0",
+    "pushl $mode_v86_code",
+    "iretl",
+    // #GP: error code, EIP, CS, EFLAGS.
+    "mode_v86_fault:",
+    "movl $0x10, %ecx",
+    "movl %ecx, %ds",
+    "movl %ecx, %es",
+    "popl mode_results + 8",
+    "popl %ecx",
+    "movzbl (%ecx), %ecx",
+    "movl %ecx, mode_results + 12",
+    "addl $4, %esp",
+    "popl mode_results + 16",
+    "movl mode_results + 28, %esp",
+    "ret",
+    ".balign 8",
+    "mode_v86_idt:",
+    ".fill 13, 8, 0",
+    ".word mode_v86_fault, 0x18, 0x8e00, 0",
+    "mode_v86_idt_end:",
+    ".word 0",
+    "mode_v86_idt_pointer:",
+    ".word mode_v86_idt_end - mode_v86_idt - 1",
+    ".long mode_v86_idt",
     // 32-bit: CPUID leaf 0, CR0.
     ".code32",
     ".globl mode_protected",
@@ -133,6 +214,7 @@ global_asm!(
     ".quad 0x400087",
     ".fill 511, 8, 0",
     ".balign 4096",
+    ".globl mode_directory",
     "mode_directory:",
     ".long 0x87",
     ".fill 511, 4, 0",
@@ -146,6 +228,8 @@ unsafe extern "C" {
     static mode_results: Shared<[u32; 8]>;
     fn mode_real();
     fn mode_real_divide();
+    fn mode_unreal();
+    fn mode_v86();
     fn mode_protected();
     fn mode_pae();
     fn mode_legacy();
@@ -176,6 +260,29 @@ fn real_mode_divide_error(_: &Context) -> Outcome {
     let results = results(modes::real, mode_real_divide);
     check_eq!(results[0], 1, "#DE in real mode");
     check_eq!(results[1] & 0xffff, 0, "IP, from the instruction");
+    Ok(())
+}
+
+fn real_mode_with_large_segments(_: &Context) -> Outcome {
+    // SAFETY: free memory (the tests' frame), identity mapped.
+    unsafe { (0x40_7e00 as *mut u32).write_volatile(0x8765_4321) };
+    let results = results(modes::real, mode_unreal);
+    check_eq!(results[0], 0x8765_4321, "memory above 1 MiB");
+    check_eq!(results[1], 0x8765_4321, "memory above 1 MiB, another base");
+    check_eq!(results[2], cpu::cpuid(0).ebx, "CPUID leaf 0");
+    Ok(())
+}
+
+fn virtual_8086_mode(_: &Context) -> Outcome {
+    task_switch::set_stack(0x6c00);
+    let results = results(modes::protected, mode_v86);
+    descriptors::load(0);
+    check_eq!(results[0], cpu::cpuid(0).ebx, "CPUID leaf 0");
+    check_eq!(results[1] & 0xffff, 0, "CS");
+    check_eq!(results[2], 0, "error code of HLT's #GP");
+    check_eq!(results[3], 0xf4, "the opcode at #GP's EIP");
+    // VM set, and the flag that is always one.
+    check_eq!(results[4] & 0x2_0002, 0x2_0002, "EFLAGS");
     Ok(())
 }
 

@@ -29,6 +29,7 @@ pub const TESTS: &[Test] = tests![
     state_is_held_on_all_cpus,
     interprocessor_interrupts_are_exact,
     nmis_into_a_cpuid_storm_are_exact,
+    nmis_into_a_storm_of_violations_are_exact,
     nmis_all_round_are_exact,
     nmi_wakes_a_halted_cpu,
     nmi_and_init_in_turn,
@@ -413,6 +414,38 @@ fn nmis_into_a_cpuid_storm_are_exact(context: &Context) -> Outcome {
             Message::Nmi,
             vector::NMI,
             500,
+        )
+    })
+}
+
+/// Reads the hypervisor's range and calls it, until told to stop.
+fn storm_of_mixed_exits(index: usize) {
+    let address = HYPERVISOR.load(Relaxed);
+    while STOP.load(Relaxed) == 0 {
+        if memory::read_quad(address) != 0 {
+            problem(index, 1);
+        }
+        // SAFETY: TEST touches no memory.
+        unsafe {
+            asm!("vmcall", inout("eax") Hypercall::Test.command() => _, in("ecx") 0);
+        }
+        let cr4 = cpu::read_cr4();
+        cpu::write_cr4(cr4 ^ 1 << 7);
+        cpu::write_cr4(cr4);
+        PROGRESS[index].fetch_add(1, Relaxed);
+    }
+}
+
+fn nmis_into_a_storm_of_violations_are_exact(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    HYPERVISOR.store(memory::hypervisor_range()?.start, Relaxed);
+    with_handler(vector::NMI, nothing, || {
+        exact(
+            context,
+            storm_of_mixed_exits,
+            Message::Nmi,
+            vector::NMI,
+            300,
         )
     })
 }
