@@ -453,6 +453,25 @@ mod tests {
     }
 
     #[test]
+    fn other_paging_loads_no_pdptes() {
+        let unpaged = modes(CR0_ET | CR0_PE, 0, 0);
+        let bits_32 = modes(CR0_ET | CR0_PE | CR0_PG, CR4_PSE, 0);
+        for (modes, value) in [
+            (unpaged, CR4_PAE),
+            (bits_32, CR4_PGE),
+            (long_mode(), CR4_PAE),
+        ] {
+            assert!(matches!(
+                FIXED.mov_to_cr4(&modes, value),
+                Outcome::Set {
+                    load_pdptes: false,
+                    ..
+                }
+            ));
+        }
+    }
+
+    #[test]
     fn what_cr4_refuses() {
         let gp = Outcome::GeneralProtection;
         let long = long_mode();

@@ -169,6 +169,7 @@ fn set(page: &mut [u8; 4096], msr: u32, low: usize, high: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mtrr::{FIXED_MTRR_MSRS, IA32_MTRR_DEF_TYPE, MAX_VARIABLE};
 
     fn exits(page: &[u8; 4096], bitmap: usize, msr: u32) -> bool {
         let bit = (msr & 0x1fff) as usize;
@@ -241,6 +242,17 @@ mod tests {
         ] {
             assert_eq!((read(msr), write(msr)), (on_read, on_write), "{msr:#x}");
         }
+    }
+
+    #[test]
+    fn every_mtrr_is_watched_and_nothing_else() {
+        for msr in 0..0x2000 {
+            let variable = (0x200..0x200 + 2 * MAX_VARIABLE as u32).contains(&msr);
+            let mtrr = variable || msr == IA32_MTRR_DEF_TYPE || FIXED_MTRR_MSRS.contains(&msr);
+            let watched = write(msr) == WriteDecision::NativeThenMemoryTypes;
+            assert_eq!(watched, mtrr, "{msr:#x}");
+        }
+        assert!(FIXED_MTRR_MSRS.is_sorted());
     }
 
     #[test]

@@ -302,6 +302,10 @@ fn a_bad_new_task_can_be_entered_too() {
         let switched = two_tasks::switch(&mut vmcs, &mut memory);
         assert!(switched.fault.is_some(), "{at:#x} = {selector:#x}");
         assert_eq!(broken(vmcs.clone()), NONE, "{at:#x} = {selector:#x}");
+        // CPL is the RPL of the new CS, whether or not that could be loaded.
+        let level = vmcs.read(Field::GUEST_CS_SELECTOR).unwrap() & 3;
+        let rights = vmcs.read(Field::GUEST_SS_ACCESS_RIGHTS).unwrap();
+        assert_eq!(rights >> 5 & 3, level);
         let info = vmcs.read(Field::VM_ENTRY_INTERRUPTION_INFO).unwrap();
         assert_eq!(info, switched.event().unwrap().info.raw().into());
     }

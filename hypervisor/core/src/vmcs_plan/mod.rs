@@ -18,7 +18,7 @@ pub use missing::{FeatureControl, Missing, require_vmx};
 use controls::{CAPABILITIES, Controls};
 use vmcs_inspect::{
     Capabilities, EntryControls, ExitControls, Field, PinBasedControls, PrimaryControls,
-    SecondaryControls,
+    SecondaryControls, msr,
 };
 
 /// Raw values of the VMX capability MSRs that the controls depend on.
@@ -58,9 +58,9 @@ impl From<&Capabilities> for VmxMsrs {
 }
 
 impl VmxMsrs {
-    const MISC: Msr = Msr(0x485, "IA32_VMX_MISC");
-    const SECONDARY: Msr = Msr(0x48b, "IA32_VMX_PROCBASED_CTLS2");
-    const EPT_VPID: Msr = Msr(0x48c, "IA32_VMX_EPT_VPID_CAP");
+    const MISC: Msr = Msr(msr::IA32_VMX_MISC, "IA32_VMX_MISC");
+    const SECONDARY: Msr = Msr(msr::IA32_VMX_PROCBASED_CTLS2, "IA32_VMX_PROCBASED_CTLS2");
+    const EPT_VPID: Msr = Msr(msr::IA32_VMX_EPT_VPID_CAP, "IA32_VMX_EPT_VPID_CAP");
 
     /// IA32_VMX_BASIC\[55\]: the TRUE capability MSRs exist.
     const fn has_true_controls(&self) -> bool {
@@ -69,29 +69,35 @@ impl VmxMsrs {
 
     const fn pin_based_msr(&self) -> Msr {
         match self.has_true_controls() {
-            true => Msr(0x48d, "IA32_VMX_TRUE_PINBASED_CTLS"),
-            false => Msr(0x481, "IA32_VMX_PINBASED_CTLS"),
+            true => Msr(
+                msr::IA32_VMX_TRUE_PINBASED_CTLS,
+                "IA32_VMX_TRUE_PINBASED_CTLS",
+            ),
+            false => Msr(msr::IA32_VMX_PINBASED_CTLS, "IA32_VMX_PINBASED_CTLS"),
         }
     }
 
     const fn primary_msr(&self) -> Msr {
         match self.has_true_controls() {
-            true => Msr(0x48e, "IA32_VMX_TRUE_PROCBASED_CTLS"),
-            false => Msr(0x482, "IA32_VMX_PROCBASED_CTLS"),
+            true => Msr(
+                msr::IA32_VMX_TRUE_PROCBASED_CTLS,
+                "IA32_VMX_TRUE_PROCBASED_CTLS",
+            ),
+            false => Msr(msr::IA32_VMX_PROCBASED_CTLS, "IA32_VMX_PROCBASED_CTLS"),
         }
     }
 
     const fn exit_msr(&self) -> Msr {
         match self.has_true_controls() {
-            true => Msr(0x48f, "IA32_VMX_TRUE_EXIT_CTLS"),
-            false => Msr(0x483, "IA32_VMX_EXIT_CTLS"),
+            true => Msr(msr::IA32_VMX_TRUE_EXIT_CTLS, "IA32_VMX_TRUE_EXIT_CTLS"),
+            false => Msr(msr::IA32_VMX_EXIT_CTLS, "IA32_VMX_EXIT_CTLS"),
         }
     }
 
     const fn entry_msr(&self) -> Msr {
         match self.has_true_controls() {
-            true => Msr(0x490, "IA32_VMX_TRUE_ENTRY_CTLS"),
-            false => Msr(0x484, "IA32_VMX_ENTRY_CTLS"),
+            true => Msr(msr::IA32_VMX_TRUE_ENTRY_CTLS, "IA32_VMX_TRUE_ENTRY_CTLS"),
+            false => Msr(msr::IA32_VMX_ENTRY_CTLS, "IA32_VMX_ENTRY_CTLS"),
         }
     }
 
