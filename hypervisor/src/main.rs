@@ -13,6 +13,7 @@ mod panic;
 mod reset;
 mod rt;
 mod serial;
+mod symbols;
 #[cfg(feature = "test-hooks")]
 mod test_hooks;
 mod vmx;
@@ -142,7 +143,8 @@ fn read_options(loader: &BootLoader) -> CommandLine {
 fn take_memory(loader: &BootLoader, cpus: usize) -> (memmap::MemoryPlan, HostTables) {
     let map = MemoryMap::from_firmware(loader.regions.iter().copied())
         .unwrap_or_else(|why| refuse(format_args!("the memory map is unusable: {why:?}")));
-    let pages = percpu::pages_per_cpu() * cpus as u64 + TABLE_PAGES;
+    let symbol_pages = loader.symbols.map_or(0, |symbols| symbols.pages());
+    let pages = percpu::pages_per_cpu() * cpus as u64 + TABLE_PAGES + symbol_pages;
     let size = layout::image_size() + pages * PAGE_SIZE;
     let mut in_use: Vec<PhysRange, 8> = Vec::from_iter(loader.in_use.iter().copied());
     let image = PhysRange::from_len(layout::IMAGE_LMA, layout::image_size());
@@ -161,6 +163,9 @@ fn take_memory(loader: &BootLoader, cpus: usize) -> (memmap::MemoryPlan, HostTab
     let direct_end = map.end_of_ram().max(1 << 32).next_multiple_of(1 << 30);
     let host_tables = tables::build(Hpa::new(region.start), direct_end, gib_pages)
         .unwrap_or_else(|_| refuse("the hypervisor's memory is too small"));
+    if let Some(loaded) = &loader.symbols {
+        symbols::load(loaded).unwrap_or_else(|_| refuse("the hypervisor's memory is too small"));
+    }
     guest::init(map, direct_end);
     HOST_ROOT.store(host_tables.root.as_u64(), Ordering::SeqCst);
     // SAFETY: the plan keeps the region clear of the image as loaded and of what

@@ -1,11 +1,16 @@
 //! What the boot loader hands over, copied out before its memory is reused.
 
+use elf::section::SectionHeader;
 use heapless::{String, Vec};
-use multiboot2::{BootInformation, BootInformationHeader, MemoryAreaType};
+use multiboot2::{
+    BootInformation, BootInformationHeader, ElfSectionExt, ElfSectionType, ElfSectionsTag,
+    MemoryAreaType,
+};
 use stillpoint_core::addr::{Hpa, PhysRange};
 use stillpoint_core::memmap::{MAX_REGIONS, Region, RegionKind};
 
 use crate::memory::layout;
+use crate::symbols::LoadedSymbols;
 
 /// Bytes of a boot sector.
 pub const SECTOR: usize = 512;
@@ -23,6 +28,8 @@ pub struct BootLoader {
     pub boot_sector: [u8; SECTOR],
     /// Where the RSDP lies, if the boot loader found it.
     pub rsdp: Option<usize>,
+    /// The image's own symbols, if the boot loader has loaded them.
+    pub symbols: Option<LoadedSymbols>,
     /// What the boot loader still needs or has loaded.
     pub in_use: Vec<PhysRange, 4>,
 }
@@ -95,6 +102,12 @@ pub fn read(address: u32) -> Result<BootLoader, BootLoaderError> {
         return Err(BootLoaderError::NotABootSector);
     }
 
+    let symbols = info.elf_sections_tag().and_then(find_symbols);
+    if let Some(symbols) = symbols {
+        keep(symbols.symbols)?;
+        keep(symbols.names)?;
+    }
+
     let mut regions = Vec::new();
     let map = info.memory_map_tag().ok_or(BootLoaderError::MemoryMap)?;
     for area in map.memory_areas() {
@@ -129,6 +142,27 @@ pub fn read(address: u32) -> Result<BootLoader, BootLoaderError> {
         regions,
         boot_sector,
         rsdp,
+        symbols,
         in_use,
+    })
+}
+
+/// The symbol table and the names that belong to it.
+fn find_symbols(tag: &ElfSectionsTag) -> Option<LoadedSymbols> {
+    const ELF64_HEADER: u32 = 64;
+    if tag.entry_size() != ELF64_HEADER {
+        return None;
+    }
+    let range = |section: &SectionHeader| PhysRange::from_len(section.sh_addr, section.sh_size);
+    let table = tag
+        .sections()
+        .find(|s| s.section_type() == ElfSectionType::LinkerSymbolTable)?;
+    let names = tag.sections().nth(table.sh_link as usize)?;
+    let loaded = [&table, &names]
+        .iter()
+        .all(|s| s.sh_addr != 0 && s.sh_addr + s.sh_size <= 1 << 32);
+    loaded.then(|| LoadedSymbols {
+        symbols: range(&table),
+        names: range(&names),
     })
 }

@@ -20,6 +20,7 @@ use crate::cpu::percpu::{self, PerCpu};
 use crate::log::{self, log};
 use crate::memory::frames::FRAMES;
 use crate::memory::layout;
+use crate::symbols;
 use crate::vmx::instructions::{Current, get, set};
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{ept, state};
@@ -163,6 +164,10 @@ impl CpuState for Metal {
             result = metal_registers::write(vcpu, registers);
         })?;
         result
+    }
+
+    fn describe_address(&self, rip: u64, out: &mut dyn fmt::Write) -> fmt::Result {
+        symbols::describe(rip, out)
     }
 }
 
