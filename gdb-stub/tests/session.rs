@@ -120,6 +120,19 @@ fn a_new_client_drops_what_the_old_one_left() {
 }
 
 #[test]
+fn a_new_client_is_acknowledged_whatever_the_old_one_agreed_on() {
+    let mut bench = attached(&[]);
+    bench.received();
+    bench.send(&packet("qSupported"));
+    bench.send(b"+");
+    bench.send(&packet("D"));
+    bench.stopped(LINE);
+    let sent = bench.received();
+    assert!(sent.starts_with(b"+$PacketSize="), "{}", sent.escape_ascii());
+    assert!(sent.ends_with(b"+$OK#9a"), "{}", sent.escape_ascii());
+}
+
+#[test]
 fn a_running_client_does_not_notice_noise() {
     let mut bench = attached(&[]);
     bench.send(b"zz\xff+");
