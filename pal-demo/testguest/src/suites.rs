@@ -4,7 +4,7 @@ use crate::config::{self, BadWord};
 use crate::harness::{Context, Test};
 use crate::tests::{
     bench, control, cpuid, debugger, exceptions, firmware, hypercall, memory, modes, msr, nmi,
-    ports, registers, reset, smp, state, step, task_switch, translation, vmx,
+    ports, registers, reset, smp, state, step, tables, task_switch, translation, vmx,
 };
 use crate::{harness, println};
 
@@ -27,6 +27,7 @@ const SUITES: &[(&str, Suite)] = &[
             vmx::TESTS,
             hypercall::TESTS,
             memory::TESTS,
+            tables::TESTS,
             exceptions::TESTS,
             step::TESTS,
             modes::TESTS,
