@@ -3,7 +3,7 @@
 //! no way back from here.
 
 use core::arch::asm;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use gdb_stub::machine::CpuIndex;
 use gdb_stub::registers::{Registers, Segment};
@@ -31,6 +31,14 @@ pub struct HostStop {
 
 /// The CPU that has failed. One is enough: it holds the machine for good.
 static STOPPED: Mutex<Option<HostStop>> = Mutex::new(None);
+
+/// The index of a CPU that has failed and serves nobody any more, or `usize::MAX`.
+static FAILED: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Has this CPU failed?
+pub fn has_failed(cpu: usize) -> bool {
+    FAILED.load(Ordering::Acquire) == cpu
+}
 
 /// The CPU that was stopped in the hypervisor, if any.
 pub fn stopped() -> Option<HostStop> {
@@ -147,7 +155,10 @@ fn enter(kind: StopKind, registers: Registers) -> ! {
         }
         first
     });
+    FAILED.store(cpu.index, Ordering::Release);
     if !first {
+        // It will never join a stop: let it count as stopped.
+        RENDEZVOUS.park(cpu.index);
         log!(
             "a second failure of the hypervisor, on CPU {}: halted",
             cpu.index

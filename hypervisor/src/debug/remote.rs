@@ -3,6 +3,7 @@
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+use super::host;
 use crate::RENDEZVOUS;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::vmx::vcpu::Vcpu;
@@ -20,7 +21,7 @@ pub struct WorkSlot {
 /// A closure on the owner's stack, which waits for it.
 struct Request<'a>(&'a mut dyn FnMut(&mut Vcpu));
 
-/// The CPU is parked, or not stopped: nobody would answer.
+/// The CPU is parked, not stopped, or has failed at it: nobody answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotServing;
 
@@ -51,6 +52,10 @@ pub fn on(cpu: &PerCpu, work: &mut dyn FnMut(&mut Vcpu)) -> Result<(), NotServin
         .store((&raw mut request).cast(), Ordering::Release);
     slot.state.store(POSTED, Ordering::Release);
     while slot.state.load(Ordering::Acquire) != DONE {
+        if host::has_failed(cpu.index) {
+            slot.state.store(EMPTY, Ordering::Release);
+            return Err(NotServing);
+        }
         core::hint::spin_loop();
     }
     slot.state.store(EMPTY, Ordering::Release);
