@@ -56,6 +56,8 @@ mod tests {
             (X87 | SSE | AVX512, false),
             (X87 | SSE | AVX | 1 << 5, false),
             (X87 | SSE | AVX | 1 << 6 | 1 << 7, false),
+            (X87 | SSE | AVX | 1 << 5 | 1 << 6, false),
+            (X87 | SSE | AVX | 1 << 5 | 1 << 7, false),
             (X87 | MPX, true),
             (X87 | 1 << 3, false),
             (X87 | 1 << 4, false),
