@@ -8,6 +8,7 @@ use spin::{Mutex, Once};
 use stillpoint_core::addr::{Gpa, Hpa, PhysRange};
 use stillpoint_core::ept::{EptError, IdentityMap, IdentityPlan, TableMemory, default_limit, eptp};
 use stillpoint_core::mtrr::{FIXED_MTRR_MSRS, Mtrrs, VariableMtrr};
+use stillpoint_core::vmcs_plan::VmxMsrs;
 use vmcs_inspect::Field;
 
 use super::instructions::{invept_all, set};
@@ -98,7 +99,7 @@ pub fn init(hole: PhysRange, end_of_ram: u64) -> Result<(), EptError> {
     let zero_page = FRAMES.allocate(1).map_err(|_| EptError::OutOfTables)?;
     let mtrrs = read_mtrrs();
     let capabilities = capabilities();
-    let pages_1g = capabilities.ept_vpid_cap & (1 << 17) != 0;
+    let pages_1g = VmxMsrs::from(&capabilities).ept_pages_1g();
     let width = capabilities.cpuid.physical_address_width;
     let plan = IdentityPlan {
         mtrrs: &mtrrs,

@@ -3,7 +3,9 @@
 use core::arch::asm;
 
 use stillpoint_core::addr::Hpa;
-use stillpoint_core::vmcs_plan::{self, ControlValues, FeatureControl, Missing, PlanInput};
+use stillpoint_core::vmcs_plan::{
+    self, ControlValues, FeatureControl, Missing, PlanInput, VmxMsrs,
+};
 use vmcs_inspect::Field;
 
 use super::instructions::{VmxFailure, set, vmclear, vmptrld, vmxon};
@@ -60,7 +62,7 @@ impl core::fmt::Display for SetupError {
 /// [`Missing`], which prints as one line.
 pub fn check(input: &PlanInput) -> Result<ControlValues, Missing> {
     feature_control()?;
-    let msrs = state::vmx_msrs(&state::read_capabilities());
+    let msrs = VmxMsrs::from(&state::read_capabilities());
     vmcs_plan::plan(&msrs, input)
 }
 

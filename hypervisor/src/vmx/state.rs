@@ -4,7 +4,6 @@
 use spin::Once;
 use stillpoint_core::addr::Hpa;
 use stillpoint_core::control_regs::FixedBits;
-use stillpoint_core::vmcs_plan::VmxMsrs;
 use vmcs_inspect::{Capabilities, CpuidFacts};
 
 use super::io;
@@ -26,54 +25,7 @@ pub struct Pages {
 
 /// Reads the VMX capability MSRs of this CPU. Those that it lacks read as 0.
 pub fn read_capabilities() -> Capabilities {
-    use vmcs_inspect::msr as index;
-    let read = |index| msr::read(index).unwrap_or(0);
-    let basic = read(index::IA32_VMX_BASIC);
-    // Bit 55: the TRUE MSRs exist, and say more (Intel SDM vol. 3, A.2).
-    let choose = |plain, exact| read(if basic & (1 << 55) != 0 { exact } else { plain });
-    let procbased_ctls = choose(
-        index::IA32_VMX_PROCBASED_CTLS,
-        index::IA32_VMX_TRUE_PROCBASED_CTLS,
-    );
-    let secondary = if procbased_ctls >> 63 != 0 {
-        read(index::IA32_VMX_PROCBASED_CTLS2)
-    } else {
-        0
-    };
-    Capabilities {
-        basic,
-        pinbased_ctls: choose(
-            index::IA32_VMX_PINBASED_CTLS,
-            index::IA32_VMX_TRUE_PINBASED_CTLS,
-        ),
-        procbased_ctls,
-        exit_ctls: choose(index::IA32_VMX_EXIT_CTLS, index::IA32_VMX_TRUE_EXIT_CTLS),
-        entry_ctls: choose(index::IA32_VMX_ENTRY_CTLS, index::IA32_VMX_TRUE_ENTRY_CTLS),
-        misc: read(index::IA32_VMX_MISC),
-        cr0_fixed0: read(index::IA32_VMX_CR0_FIXED0),
-        cr0_fixed1: read(index::IA32_VMX_CR0_FIXED1),
-        cr4_fixed0: read(index::IA32_VMX_CR4_FIXED0),
-        cr4_fixed1: read(index::IA32_VMX_CR4_FIXED1),
-        procbased_ctls2: secondary,
-        // Bits 33 and 37 of the upper half: EPT, VPID.
-        ept_vpid_cap: if secondary & (1 << 33 | 1 << 37) != 0 {
-            read(index::IA32_VMX_EPT_VPID_CAP)
-        } else {
-            0
-        },
-        procbased_ctls3: if procbased_ctls >> 49 & 1 != 0 {
-            read(index::IA32_VMX_PROCBASED_CTLS3)
-        } else {
-            0
-        },
-        vmfunc: if secondary >> 45 & 1 != 0 {
-            read(index::IA32_VMX_VMFUNC)
-        } else {
-            0
-        },
-        cpuid: cpuid_facts(),
-        ..Capabilities::default()
-    }
+    Capabilities::read_msrs(cpuid_facts(), |index| msr::read(index).unwrap_or(0))
 }
 
 fn cpuid_facts() -> CpuidFacts {
@@ -96,29 +48,9 @@ pub fn capabilities() -> Capabilities {
     CAPABILITIES.get().copied().unwrap_or_default()
 }
 
-/// The capabilities as the VMCS plan wants them.
-pub fn vmx_msrs(capabilities: &Capabilities) -> VmxMsrs {
-    VmxMsrs {
-        basic: capabilities.basic,
-        pin_based: capabilities.pinbased_ctls,
-        primary: capabilities.procbased_ctls,
-        secondary: capabilities.procbased_ctls2,
-        exit: capabilities.exit_ctls,
-        entry: capabilities.entry_ctls,
-        misc: capabilities.misc,
-        ept_vpid: capabilities.ept_vpid_cap,
-    }
-}
-
 /// The bits of CR0 and CR4 that VMX operation fixes.
 pub fn fixed_bits() -> FixedBits {
-    let capabilities = capabilities();
-    FixedBits {
-        cr0_fixed0: capabilities.cr0_fixed0,
-        cr0_fixed1: capabilities.cr0_fixed1,
-        cr4_fixed0: capabilities.cr4_fixed0,
-        cr4_fixed1: capabilities.cr4_fixed1,
-    }
+    FixedBits::from(&capabilities())
 }
 
 /// Makes the bitmaps.

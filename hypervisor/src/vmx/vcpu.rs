@@ -8,7 +8,7 @@ use gdb_stub::{StopKind, StopReason};
 use stillpoint_core::cpu_state::{self, GuestReset, ResetInput, StartAction, StartState};
 use stillpoint_core::events::{self, Event, Merged, NmiAction, NmiState};
 use stillpoint_core::registers::{Gpr, Gprs};
-use stillpoint_core::vmcs_plan::ControlValues;
+use stillpoint_core::vmcs_plan::{ControlValues, VmxMsrs};
 use stillpoint_quiesce::Waiter;
 use vmcs_inspect::{
     ActivityState, Field, GuestInterruptibility, PinBasedControls, PrimaryControls, VmcsSnapshot,
@@ -335,8 +335,7 @@ impl Vcpu {
             .pin_based
             .contains(PinBasedControls::ACTIVATE_VMX_PREEMPTION_TIMER)
         {
-            // IA32_VMX_MISC[4:0]: the timer counts down when that bit of the TSC changes.
-            let shift = state::capabilities().misc & 0x1f;
+            let shift = VmxMsrs::from(&state::capabilities()).preemption_timer_shift();
             let ticks = (clock::ticks_per_ms() >> shift).clamp(1, u64::from(u32::MAX));
             set(Field::GUEST_PREEMPTION_TIMER_VALUE, ticks);
         }
