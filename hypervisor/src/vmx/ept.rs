@@ -166,8 +166,8 @@ pub fn memory_types_changed() -> bool {
         .is_some_and(|state| state.mtrrs != now)
 }
 
-/// Gives every page the type that the MTRRs have now, and returns how many pages
-/// kept theirs for want of memory to split them. With the machine stopped.
+/// Gives every page the type that the MTRRs have now, and returns how many became
+/// uncacheable for want of memory to split them. With the machine stopped.
 pub fn apply_memory_types() -> usize {
     let mut state = STATE.lock();
     let Some(state) = state.as_mut() else {

@@ -152,7 +152,9 @@ fn write_msr(vcpu: &mut Vcpu) {
                 debug::with_machine_stopped(vcpu, |_| {
                     let unsplit = ept::apply_memory_types();
                     if unsplit != 0 {
-                        crate::log::log!("{unsplit} pages keep their old memory type");
+                        crate::log::log!(
+                            "{unsplit} pages could not be split and are uncacheable now"
+                        );
                     }
                 });
             }

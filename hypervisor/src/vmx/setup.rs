@@ -196,6 +196,19 @@ pub fn read_cr0() -> u64 {
     x86_64::registers::control::Cr0::read_raw()
 }
 
+/// Gives CR0.CD and CR0.NW the guest's values: VM entries and exits leave the two as
+/// they are (Intel SDM vol. 3, 27.3.2.1 "Loading Guest Control Registers, Debug
+/// Registers, and MSRs").
+pub fn set_cache_control(guest_cr0: u64) {
+    const CD_NW: u64 = 1 << 30 | 1 << 29;
+    let cr0 = read_cr0();
+    let wanted = cr0 & !CD_NW | guest_cr0 & CD_NW;
+    if wanted != cr0 {
+        // SAFETY: the caches may be turned off under the hypervisor: it gets slow.
+        unsafe { asm!("mov cr0, {}", in(reg) wanted, options(nomem, nostack, preserves_flags)) };
+    }
+}
+
 /// CR3
 pub fn read_cr3() -> u64 {
     let cr3: u64;

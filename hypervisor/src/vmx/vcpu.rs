@@ -220,6 +220,7 @@ impl Vcpu {
 
     /// The next entry delivers this event.
     pub fn inject(&mut self, event: Event) {
+        let event = event.in_mode(get(Field::GUEST_CR0));
         // A processor refuses such an entry; an emulator may not.
         assert!(
             !event.info.is_nmi()
@@ -246,6 +247,11 @@ impl Vcpu {
 
     /// An exception, possibly while `original` was being delivered.
     pub fn fault_during(&mut self, original: Option<Event>, exception: Event) {
+        // Of two events one is delivered now. An NMI does not get lost over it.
+        if original.is_some_and(|event| event.info.is_nmi()) {
+            RENDEZVOUS.take_back(self.cpu.index);
+            entry::make_look_again(self.cpu);
+        }
         match events::merge(original, exception) {
             Merged::Deliver(event) => self.inject(event),
             Merged::TripleFault => exits::triple_fault(self),

@@ -9,8 +9,8 @@ use vmcs_inspect::{ExitReason, Field};
 
 use crate::memory::guest::GuestMemory;
 use crate::vmx::instructions::{get, set};
-use crate::vmx::state;
 use crate::vmx::vcpu::Vcpu;
+use crate::vmx::{setup, state};
 
 fn register(real: Field, shadow: Field, mask: Field) -> ControlRegister {
     ControlRegister {
@@ -83,6 +83,9 @@ pub fn access(vcpu: &mut Vcpu) {
             } else {
                 (Field::GUEST_CR4, Field::CR4_READ_SHADOW)
             };
+            if is_cr0 {
+                setup::set_cache_control(register.real);
+            }
             set(real, register.real);
             set(shadow, register.shadow);
             if let Some(efer) = efer {
