@@ -2,7 +2,9 @@
 //!
 //! Compiled for this crate's tests and, with the feature `fake`, for those of others.
 
-use crate::{AccessRights, Capabilities, CpuidFacts, Field, VmcsAccess, VmcsError};
+use crate::{
+    AccessRights, Capabilities, CpuidFacts, Field, VmInstructionError, VmcsAccess, VmcsError,
+};
 use crate::{EntryControls, ExitControls, PinBasedControls, PrimaryControls, SecondaryControls};
 
 /// A VMCS that lives in memory.
@@ -103,9 +105,19 @@ impl FakeVmcs {
         if let Some(error) = self.failure {
             return Err(error);
         }
+        if self.values[field.index()].is_none() {
+            self.note_error(VmInstructionError::UnsupportedComponent);
+        }
         self.values[field.index()]
             .as_mut()
             .ok_or(VmcsError::Unsupported(field))
+    }
+
+    /// A failed VMREAD or VMWRITE leaves its number in the VMCS, as on a processor.
+    fn note_error(&mut self, error: VmInstructionError) {
+        if let Some(number) = &mut self.values[Field::VM_INSTRUCTION_ERROR.index()] {
+            *number = u64::from(error.raw());
+        }
     }
 }
 
@@ -115,14 +127,15 @@ impl VmcsAccess for FakeVmcs {
     }
 
     fn write(&mut self, field: Field, value: u64) -> Result<(), VmcsError> {
-        let slot = self.slot(field)?;
+        self.slot(field)?;
         if field.is_read_only() {
+            self.note_error(VmInstructionError::ReadOnlyComponent);
             return Err(VmcsError::ReadOnly(field));
         }
         if value > field.width().max_value() {
             return Err(VmcsError::TooWide(field));
         }
-        *slot = value;
+        self.set(field, value);
         Ok(())
     }
 }
@@ -246,6 +259,7 @@ mod tests {
             vmcs.write(Field::GUEST_CS_SELECTOR, 0x1_0000),
             Err(VmcsError::TooWide(Field::GUEST_CS_SELECTOR))
         );
+        assert_eq!(vmcs.read(Field::VM_INSTRUCTION_ERROR), Ok(13));
         assert_eq!(vmcs.write(Field::GUEST_RIP, u64::MAX), Ok(()));
         assert_eq!(vmcs.read(Field::GUEST_RIP), Ok(u64::MAX));
         vmcs.fail_with(Some(VmcsError::Unavailable));

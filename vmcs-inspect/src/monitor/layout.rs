@@ -161,13 +161,12 @@ pub(super) fn field_line(
             let at = written + counted.count;
             // A very long name moves the value; the meaning stays clear of it.
             let indent = MEANING_COLUMN.max(at + 1);
-            wrap(
-                out,
-                Break::AfterItems,
-                at,
-                indent,
-                Decoded { field, value, exit },
-            )?;
+            // All others are lists; this is a sentence.
+            let breaks = match field {
+                Field::VM_INSTRUCTION_ERROR => Break::AfterWords,
+                _ => Break::AfterItems,
+            };
+            wrap(out, breaks, at, indent, Decoded { field, value, exit })?;
         }
         Err(VmcsError::Unsupported(_)) => {
             column(out, MEANING_COLUMN - VALUE_COLUMN, "-")?;
@@ -304,7 +303,15 @@ mod tests {
     #[test]
     fn no_line_is_too_long_whatever_the_value() {
         for info in Field::all() {
-            for value in [0, 1, u64::from(u32::MAX), u64::MAX, 0x5555_5555_5555_5555] {
+            for value in [
+                0,
+                1,
+                12,
+                25,
+                u64::from(u32::MAX),
+                u64::MAX,
+                0x5555_5555_5555_5555,
+            ] {
                 let value = value & info.width.max_value();
                 for line in line(info.field, Ok(value)).lines() {
                     assert!(line.len() <= WIDTH, "{line}");

@@ -159,6 +159,12 @@ GUEST_CS_BASE                       0x0
 fn a_field_that_the_processor_lacks_shows_as_a_dash() {
     let mut host = FakeHost::new();
     host.vmcss[0].remove(Field::PML_ADDRESS);
+    host.vmcss[0].set(Field::VM_INSTRUCTION_ERROR, 7);
+    let all = host.run("all 0");
+    assert!(
+        all.contains("VM entry with invalid control fields"),
+        "{all}"
+    );
     assert_eq!(
         host.run("pml_a 0"),
         "PML_ADDRESS                         -                  not on this processor\n"
@@ -327,6 +333,8 @@ cpu 2: error: the CPU cannot be asked now
     host.vmcss[0].set(Field::GUEST_RFLAGS, 0);
     host.vmcss[0].set(Field::EXIT_REASON, 0x8000_0021);
     host.vmcss[0].set(Field::VM_INSTRUCTION_ERROR, 7);
+    // A field that the checks ask for and do not find must not hide that error.
+    host.vmcss[0].remove(Field::GUEST_PENDING_DEBUG_EXCEPTIONS);
     assert_eq!(
         host.run("check 0"),
         "\

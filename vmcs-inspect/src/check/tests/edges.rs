@@ -78,6 +78,14 @@ const SOUND: &[(&str, Step)] = &[
     ("an empty MSR area anywhere", |s| {
         s.set(Field::VM_EXIT_MSR_STORE_ADDRESS, u64::MAX)
     }),
+    ("the largest descriptor tables", |s| {
+        s.set(Field::GUEST_GDTR_LIMIT, 0xffff);
+        s.set(Field::GUEST_IDTR_LIMIT, 0xffff);
+    }),
+    ("the highest user-interrupt vector", |s| {
+        s.entry(EntryControls::LOAD_UINV);
+        s.set(Field::GUEST_UINV, 0xff);
+    }),
     ("a PDPTE that is not present", |s| {
         s.protected_mode();
         s.set(Field::GUEST_PDPTE0, u64::MAX - 1);
