@@ -55,6 +55,12 @@ fn any_byte_on_an_idle_line_stops_the_machine_and_noise_lets_it_go_again() {
         assert!(!bench.session.is_attached());
         assert_eq!(bench.machine.memory, memory);
         assert_eq!(bench.session.poll(), Poll::Quiet);
+        // No longer than for the first, though that may have been half a packet.
+        let start = bench.wire.borrow().now_us;
+        bench.send(b"x");
+        assert_eq!(bench.session.poll(), Poll::Stop);
+        bench.stopped(LINE);
+        assert!(bench.wire.borrow().now_us - start < 4_000_000);
         assert_eq!(
             bench.converse(&["D"]),
             ["OK"],
@@ -128,7 +134,11 @@ fn a_new_client_is_acknowledged_whatever_the_old_one_agreed_on() {
     bench.send(&packet("D"));
     bench.stopped(LINE);
     let sent = bench.received();
-    assert!(sent.starts_with(b"+$PacketSize="), "{}", sent.escape_ascii());
+    assert!(
+        sent.starts_with(b"+$PacketSize="),
+        "{}",
+        sent.escape_ascii()
+    );
     assert!(sent.ends_with(b"+$OK#9a"), "{}", sent.escape_ascii());
 }
 

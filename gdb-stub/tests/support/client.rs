@@ -191,17 +191,17 @@ impl Bench {
 
 /// The text of the `O` packets among replies.
 pub fn console(replies: &[String]) -> String {
-    let digits = replies
+    let digits: Vec<char> = replies
         .iter()
-        .filter(|r| r.starts_with('O') && *r != "OK")
-        .map(|r| &r[1..]);
-    digits
-        .flat_map(|digits| {
-            (0..digits.len() / 2)
-                .map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).unwrap() as char)
-                .collect::<Vec<_>>()
-        })
-        .collect()
+        .filter(|reply| *reply != "OK")
+        .filter_map(|reply| reply.strip_prefix('O'))
+        .flat_map(str::chars)
+        .collect();
+    let bytes = digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).expect("digits"))
+        .collect();
+    String::from_utf8(bytes).expect("text")
 }
 
 /// A `qRcmd` packet's body.

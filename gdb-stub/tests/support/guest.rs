@@ -30,8 +30,12 @@ pub fn guest() -> &'static Guest {
 
 fn build() -> Guest {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/guest.c");
-    let elf =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("guest-{}.elf", std::process::id()));
+    // The tests' programs run one after the other, and may leave theirs to the next.
+    let elf = Path::new(env!("CARGO_TARGET_TMPDIR")).join(concat!(
+        "guest-",
+        env!("CARGO_CRATE_NAME"),
+        ".elf"
+    ));
     let status = Command::new("cc")
         .args([
             "-g",
