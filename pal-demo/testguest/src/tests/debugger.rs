@@ -23,6 +23,8 @@ static gdb_quit: AtomicU64 = AtomicU64::new(0);
 
 /// What memory reads are checked against.
 #[unsafe(no_mangle)]
+// The guest itself never reads it; link.ld keeps this section.
+#[unsafe(link_section = ".rodata.gdb")]
 #[used]
 static gdb_pattern: [u64; 8] = [
     0x0123_4567_89ab_cdef,
