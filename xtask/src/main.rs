@@ -6,6 +6,7 @@
 mod apt;
 mod attach;
 mod bench;
+mod bochs_fix;
 mod bzimage;
 mod compile;
 mod console;

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use crate::apt::PrivateApt;
-use crate::paths;
 use crate::progress::{say, step};
+use crate::{bochs_fix, paths};
 
 /// Bochs 3.0 is the one with what is needed here (12's 2.7 has no monitor trap flag).
 const SUITE: &str = "trixie";
@@ -182,6 +182,13 @@ fn prune(shell: &Shell, from: &Path, into: &Path) -> Result<()> {
         let source = from.join(&path);
         // `fs::copy` follows symbolic links, so each library is one file.
         fs::copy(&source, &target).with_context(|| format!("{}", source.display()))?;
+    }
+    let emulator = into.join("usr/bin/bochs-bin");
+    match bochs_fix::repair(&fs::read(&emulator)?) {
+        Ok(repaired) => fs::write(&emulator, repaired)?,
+        Err(error) => say(format!(
+            "warning: the emulator is left as it is ({error}): with several CPUs, expect the guest to crash"
+        )),
     }
     Ok(())
 }
