@@ -6,8 +6,8 @@
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{DisconnectReason, GdbStubBuilder};
 
+use crate::answer::StubReply;
 use crate::framer::PACKET_SIZE;
-use crate::line::StubReply;
 use crate::machine::Machine;
 use crate::target::StubTarget;
 

@@ -9,6 +9,7 @@
 extern crate std;
 
 mod activity;
+mod answer;
 mod arch;
 mod breakpoints;
 mod description;

@@ -6,9 +6,8 @@
 
 use core::fmt;
 
-use gdbstub::conn::Connection;
-
-use crate::framer::{Event, Framer, PACKET_SIZE};
+use crate::answer::{Answer, StubReply};
+use crate::framer::{Event, Framer};
 use crate::machine::SerialPort;
 
 /// Received bytes that can wait to be looked at.
@@ -48,38 +47,6 @@ impl Backlog {
     }
 }
 
-/// The packet being written, and then the last one sent.
-struct Answer {
-    bytes: [u8; PACKET_SIZE],
-    length: usize,
-    /// Whether the packet has outgrown the buffer.
-    overflowed: bool,
-}
-
-impl Answer {
-    fn set(&mut self, bytes: &[u8]) {
-        self.length = 0;
-        self.overflowed = false;
-        for &byte in bytes {
-            self.put(byte);
-        }
-    }
-
-    fn put(&mut self, byte: u8) {
-        match self.bytes.get_mut(self.length) {
-            Some(slot) => {
-                *slot = byte;
-                self.length += 1;
-            }
-            None => self.overflowed = true,
-        }
-    }
-
-    fn packet(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or(&[])
-    }
-}
-
 /// A serial port with GDB's framing on both directions.
 pub struct Line<S> {
     port: S,
@@ -103,11 +70,7 @@ impl<S: SerialPort> Line<S> {
                 length: 0,
             },
             framer: Framer::new(),
-            answer: Answer {
-                bytes: [0; PACKET_SIZE],
-                length: 0,
-                overflowed: false,
-            },
+            answer: Answer::new(),
             acknowledges: true,
             unacknowledged: 0,
         }
@@ -247,18 +210,12 @@ impl<S: SerialPort> Line<S> {
     pub fn stub_exchange(&mut self) -> (&[u8], StubReply<'_>) {
         self.await_acknowledgement();
         self.answer.set(&[]);
-        (
-            self.framer.packet(),
-            StubReply {
-                answer: &mut self.answer,
-                started: false,
-            },
-        )
+        (self.framer.packet(), StubReply::new(&mut self.answer))
     }
 
     /// Sends what gdbstub left in its [`StubReply`], if it left anything.
     pub fn send_stub_reply(&mut self) {
-        if self.answer.length > 0 {
+        if !self.answer.packet().is_empty() {
             self.send_answer();
         }
     }
@@ -330,39 +287,6 @@ impl<S: SerialPort> Line<S> {
     }
 }
 
-/// Where gdbstub writes its one answer to a packet.
-///
-/// It is held back until gdbstub has returned without an error. The `+` that gdbstub
-/// puts before it is dropped: the line has acknowledged the packet already.
-pub struct StubReply<'a> {
-    answer: &'a mut Answer,
-    started: bool,
-}
-
-impl Connection for StubReply<'_> {
-    type Error = ReplyTooLong;
-
-    fn write(&mut self, byte: u8) -> Result<(), ReplyTooLong> {
-        self.started |= byte == b'$';
-        if self.started {
-            self.answer.put(byte);
-        }
-        if self.answer.overflowed {
-            Err(ReplyTooLong)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), ReplyTooLong> {
-        Ok(())
-    }
-}
-
-/// An answer outgrew [`PACKET_SIZE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplyTooLong;
-
 /// What the client wants, as [`Line::next`] reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incoming {
@@ -387,9 +311,7 @@ impl<S: SerialPort> Reply<'_, S> {
 
     /// Writes one byte in hexadecimal.
     pub fn hex(&mut self, byte: u8) {
-        const DIGITS: [u8; 16] = *b"0123456789abcdef";
-        self.line.answer.put(DIGITS[usize::from(byte >> 4)]);
-        self.line.answer.put(DIGITS[usize::from(byte & 15)]);
+        self.line.answer.put_hex(byte);
     }
 
     /// Writes bytes as they are, with those escaped that have a meaning of their own.
@@ -405,15 +327,8 @@ impl<S: SerialPort> Reply<'_, S> {
     }
 
     /// Ends the packet with its checksum and sends it.
-    pub fn send(mut self) {
-        let body = self.line.answer.packet().get(1..).unwrap_or(&[]);
-        let sum = body.iter().fold(0_u8, |sum, &byte| sum.wrapping_add(byte));
-        self.line.answer.put(b'#');
-        self.hex(sum);
-        if self.line.answer.overflowed {
-            // What is cut short must not be taken for the whole.
-            self.line.answer.set(b"$E07#ac");
-        }
+    pub fn send(self) {
+        self.line.answer.finish();
         self.line.send_answer();
     }
 }

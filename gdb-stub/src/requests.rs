@@ -30,6 +30,13 @@ pub enum Request<'a> {
     TargetXml(Piece),
     /// `qXfer:threads:read`.
     Threads(Piece),
+    /// `x`: memory as it is, not in hexadecimal, for GDB 16 and later.
+    ReadBinary {
+        /// First virtual address.
+        address: u64,
+        /// The most bytes wanted.
+        length: u64,
+    },
     /// `qRcmd`, with the command in hexadecimal.
     Monitor(&'a [u8]),
     /// `vKill`, which wants an answer, as `k` does not.
@@ -70,7 +77,7 @@ type ParseRest = fn(&[u8]) -> Request<'_>;
 
 /// Tells what a packet's body asks for.
 pub fn parse(body: &[u8]) -> Request<'_> {
-    const PREFIXES: [(&[u8], ParseRest); 8] = [
+    const PREFIXES: [(&[u8], ParseRest); 9] = [
         (b"qSupported", |_| Request::Supported),
         (b"Hg", |thread| {
             parse_thread(thread).map_or(Request::Malformed, Request::SelectThread)
@@ -83,6 +90,7 @@ pub fn parse(body: &[u8]) -> Request<'_> {
         (b"qRcmd,", |digits| Request::Monitor(digits)),
         (b"vKill", |_| Request::Kill),
         (b"m", check_read),
+        (b"x", parse_binary_read),
     ];
     match body {
         b"?" => return Request::StopReason,
@@ -115,6 +123,21 @@ fn check_read(rest: &[u8]) -> Request<'_> {
         Some(length) if length <= LARGEST_READ => Request::Other,
         _ => Request::Malformed,
     }
+}
+
+fn parse_binary_read(rest: &[u8]) -> Request<'_> {
+    let split = rest
+        .iter()
+        .position(|&byte| byte == b',')
+        .and_then(|comma| {
+            Some((
+                parse_hex(rest.get(..comma)?)?,
+                parse_hex(rest.get(comma + 1..)?)?,
+            ))
+        });
+    split.map_or(Request::Malformed, |(address, length)| {
+        Request::ReadBinary { address, length }
+    })
 }
 
 fn parse_piece(text: &[u8]) -> Option<Piece> {
@@ -167,7 +190,7 @@ mod tests {
 
     #[test]
     fn each_packet_is_told_apart() {
-        let cases: [(&[u8], Request<'_>); 27] = [
+        let cases: [(&[u8], Request<'_>); 29] = [
             (b"qSupported:multiprocess+;swbreak+", Request::Supported),
             (b"?", Request::StopReason),
             (b"qC", Request::CurrentThread),
@@ -206,6 +229,14 @@ mod tests {
             (b"Z2,1000,4", Request::Other),
             (b"m1000,4", Request::Other),
             (b"m1000,ffffffff", Request::Malformed),
+            (
+                b"x1000,4",
+                Request::ReadBinary {
+                    address: 0x1000,
+                    length: 4,
+                },
+            ),
+            (b"x1000", Request::Malformed),
             (b"", Request::Other),
         ];
         for (body, expected) in cases {

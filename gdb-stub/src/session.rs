@@ -21,11 +21,12 @@ use crate::exchange::{Outcome, exchange};
 use crate::framer::PACKET_SIZE;
 use crate::line::{Incoming, Line};
 use crate::machine::{CpuIndex, MAX_CPUS, Machine, SerialPort, StopKind, StopReason};
+use crate::memory;
 use crate::monitor::{self, Console};
 use crate::requests::{self, Piece, Request, Thread};
 use crate::stepping::{self, SteppingEnd};
 use crate::stop_reply::{self, Occasion};
-use crate::target::{Debug, Plan, StubTarget, errno, thread_id};
+use crate::target::{Debug, Plan, StubTarget, errno, error_number, thread_id};
 
 /// How long a machine that something on an idle line has stopped waits for a packet.
 /// GDB repeats its first one after two seconds.
@@ -256,6 +257,9 @@ impl<S: SerialPort> Session<S> {
                 let stopped = self.debug.stop.cpu;
                 self.answer_piece(piece, |out| write_threads_xml(&*machine, stopped, out));
             }
+            Request::ReadBinary { address, length } => {
+                self.answer_binary_read(machine, address, length);
+            }
             Request::Monitor(digits) => {
                 let mut command = [0; COMMAND_SIZE];
                 match requests::decode_hex(digits, &mut command) {
@@ -312,7 +316,7 @@ impl<S: SerialPort> Session<S> {
         let _ = write!(
             reply,
             "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+;\
-             qXfer:features:read+;qXfer:threads:read+"
+             qXfer:features:read+;qXfer:threads:read+;binary-upload+"
         );
         reply.send();
     }
@@ -349,6 +353,29 @@ impl<S: SerialPort> Session<S> {
         reply.text(if more { "m" } else { "l" });
         reply.binary(self.packet.get(..length).unwrap_or(&[]));
         reply.send();
+    }
+
+    fn answer_binary_read<M: Machine>(&mut self, machine: &mut M, address: u64, length: u64) {
+        // Half a packet, for a byte may take two. Less than was asked for is allowed.
+        let room = usize::try_from(length)
+            .unwrap_or(usize::MAX)
+            .min(PACKET_SIZE / 2 - 4);
+        let data = self.packet.get_mut(..room).unwrap_or_default();
+        let cpu = self.debug.current;
+        let done = if room == 0 {
+            Ok(0)
+        } else {
+            memory::read_virtual(machine, &self.debug.software, cpu, address, data)
+        };
+        match done {
+            Ok(done) => {
+                let mut reply = self.line.reply();
+                reply.text("b");
+                reply.binary(self.packet.get(..done).unwrap_or(&[]));
+                reply.send();
+            }
+            Err(error) => self.line.reply_error(error_number(error)),
+        }
     }
 
     fn run_monitor<M: Machine>(&mut self, machine: &mut M, command: &[u8]) {

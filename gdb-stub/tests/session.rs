@@ -314,6 +314,27 @@ fn memory_is_read_and_written_under_breakpoints_and_across_pages() {
 }
 
 #[test]
+fn memory_can_be_had_in_binary() {
+    let mut bench = Bench::new(1);
+    let page = support::guest::BASE + 0x9000;
+    let answers = bench.converse(&[
+        &format!("M{:x},6:2a247d2341cc", page - 2),
+        &format!("Z0,{:x},1", page + 2),
+        &format!("x{:x},6", page - 2),
+        &format!("x{:x},0", page),
+        &format!("x{:x},1000", page + 0x100),
+        "x10,4",
+        &format!("x{:x},8", support::guest::BASE + 0xfffe),
+        "x,",
+        "D",
+    ]);
+    assert_eq!(answers[2], "b}\u{a}}\u{4}}\u{5d}}\u{3}A\u{cc}");
+    assert_eq!(answers[3], "b");
+    assert_eq!(answers[4], format!("b{}", "\0".repeat(0x1000)));
+    assert_eq!(answers[5..8], ["E0e", "b\0\0", "E16"]);
+}
+
+#[test]
 fn a_breakpoint_that_the_guest_overwrote_is_left_alone() {
     let work = guest().work;
     let mut bench = attached(&[&format!("Z0,{work:x},1")]);
@@ -345,8 +366,10 @@ fn the_hypervisors_memory_is_shown_as_it_is() {
     // The fake has one memory: what matters is whose addresses these are.
     bench.machine.cpus[1].activity = CpuActivity::Hypervisor { rip: 0x1042 };
     let read = format!("m{work:x},1");
-    let answers = interrupt(&mut bench, &[&read, "Hg2", &read, "D"]);
-    assert_eq!(answers[..3], ["48", "OK", "cc"]);
+    let set = format!("Z0,{:x},1", work + 3);
+    let answers = interrupt(&mut bench, &[&read, "Hg2", &read, &set, "D"]);
+    // Nor is a breakpoint meant for it put into the guest's.
+    assert_eq!(answers[..4], ["48", "OK", "cc", "E0e"]);
 }
 
 #[test]

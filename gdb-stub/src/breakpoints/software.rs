@@ -6,7 +6,7 @@
 //! under the breakpoints. A byte that the guest has overwritten meanwhile is its own:
 //! it is left alone and counted.
 
-use crate::machine::{CpuIndex, Machine, MachineError};
+use crate::machine::{CpuActivity, CpuIndex, Machine, MachineError};
 use crate::memory;
 
 /// The `INT3` instruction.
@@ -218,7 +218,8 @@ fn translate_anywhere<M: Machine>(
     gva: u64,
 ) -> Result<u64, MachineError> {
     let on_this = memory::translate(machine, cpu, gva);
-    if on_this.is_ok() {
+    let in_hypervisor = matches!(machine.activity(cpu), CpuActivity::Hypervisor { .. });
+    if on_this.is_ok() || in_hypervisor {
         return on_this;
     }
     (0..machine.cpu_count())
