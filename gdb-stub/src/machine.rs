@@ -423,3 +423,29 @@ pub trait SerialPort {
     /// Microseconds since any fixed point; never goes back.
     fn now_us(&mut self) -> u64;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dr7(slot: usize, length: u8, condition: WatchCondition) -> u64 {
+        let mut plan = HardwareBreakpoints::default();
+        plan.slots[slot] = Some(HardwareBreakpoint {
+            address: 0,
+            length,
+            condition,
+        });
+        plan.dr7()
+    }
+
+    #[test]
+    fn dr7_has_each_slot_where_the_sdm_has_it() {
+        let none = HardwareBreakpoints::default();
+        assert_eq!(none.dr7(), 0x400);
+        assert!(none.is_empty());
+        assert_eq!(dr7(0, 1, WatchCondition::Execute), 0x0000_0702);
+        assert_eq!(dr7(1, 2, WatchCondition::Write), 0x0050_0708);
+        assert_eq!(dr7(2, 4, WatchCondition::ReadWrite), 0x0f00_0720);
+        assert_eq!(dr7(3, 8, WatchCondition::Write), 0x9000_0780);
+    }
+}
