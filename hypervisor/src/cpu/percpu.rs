@@ -6,7 +6,7 @@
 //! is owned by that CPU's run loop and lent from there.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use spin::Once;
 use stillpoint_core::addr::PAGE_SIZE;
@@ -14,7 +14,7 @@ use stillpoint_core::addr::PAGE_SIZE;
 use super::descriptors::{Descriptors, IST_STACKS};
 use super::msr;
 use crate::debug::remote::WorkSlot;
-use crate::log::LogRing;
+use crate::log::{self, LogRing};
 use crate::memory::frames::{FRAMES, OutOfFrames};
 use crate::memory::layout;
 use crate::vmx::vcpu::{Published, Vcpu};
@@ -70,6 +70,20 @@ pub struct PerCpu {
 
 /// Offset of [`PerCpu::pending`], for the entry sequence.
 pub const PENDING_OFFSET: usize = core::mem::offset_of!(PerCpu, pending);
+
+impl PerCpu {
+    /// The guest of this CPU read the hypervisor's memory, and saw zeros.
+    pub fn count_range_read(&self, gpa: u64) {
+        log::event(log::Event::RangeRead, gpa);
+        self.range_reads.fetch_add(1, Relaxed);
+    }
+
+    /// The guest of this CPU wrote the hypervisor's memory, and gets #GP.
+    pub fn count_range_write(&self, gpa: u64) {
+        log::event(log::Event::RangeWrite, gpa);
+        self.range_writes.fetch_add(1, Relaxed);
+    }
+}
 
 static CPUS: Once<&'static [&'static PerCpu]> = Once::new();
 

@@ -2,7 +2,7 @@
 //! shows is in the CPUs, each of which is asked on itself.
 
 use core::fmt;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use gdb_stub::machine::{
     Control, CpuActivity, CpuIndex, CpuState, EXIT_REASONS, GuestMode, HardwareBreakpoints,
@@ -312,6 +312,16 @@ impl Inspect for Metal {
             (range.end - range.start - FRAMES.left()) / 1024,
             (range.end - range.start) / 1024,
             ept::table_count()
+        )?;
+        let sum = |count: fn(&PerCpu) -> &AtomicU64| -> u64 {
+            let cpus = percpu::all().iter();
+            cpus.map(|cpu| count(cpu).load(Ordering::Relaxed)).sum()
+        };
+        writeln!(
+            out,
+            "the guest has read there {} times and written {} times",
+            sum(|cpu| &cpu.range_reads),
+            sum(|cpu| &cpu.range_writes)
         )?;
         writeln!(
             out,

@@ -7,6 +7,7 @@ use stillpoint_core::memmap::{MemoryMap, RegionKind};
 use stillpoint_core::paging::{PhysMem, PhysMemError};
 
 use super::layout;
+use crate::cpu::percpu::PerCpu;
 use crate::vmx::ept;
 
 /// What is known of the machine's memory.
@@ -31,6 +32,28 @@ impl PhysMem for GuestMemory {
     }
 
     fn write(&mut self, address: Gpa, from: &[u8]) -> Result<(), PhysMemError> {
+        write(address, from)
+    }
+}
+
+/// Guest-physical memory as the guest's own accesses find it, when the hypervisor
+/// makes them in the guest's place: its own range reads as zeros, and refuses writes.
+pub struct GuestView<'a>(pub &'a PerCpu);
+
+impl PhysMem for GuestView<'_> {
+    fn read(&mut self, address: Gpa, into: &mut [u8]) -> Result<(), PhysMemError> {
+        if ept::is_hypervisors(address.as_u64()) {
+            self.0.count_range_read(address.as_u64());
+            into.fill(0);
+            return Ok(());
+        }
+        read(address, into)
+    }
+
+    fn write(&mut self, address: Gpa, from: &[u8]) -> Result<(), PhysMemError> {
+        if ept::is_hypervisors(address.as_u64()) {
+            self.0.count_range_write(address.as_u64());
+        }
         write(address, from)
     }
 }

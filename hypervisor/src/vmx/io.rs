@@ -11,7 +11,7 @@ use vmcs_inspect::{Field, InstructionInfo, SegmentRegister};
 use super::guest_state;
 use super::instructions::{Current, get};
 use super::vcpu::Vcpu;
-use crate::memory::guest::GuestMemory;
+use crate::memory::guest::GuestView;
 use crate::serial::COM2;
 
 static DEBUG_PORT_HIDDEN: AtomicBool = AtomicBool::new(false);
@@ -65,7 +65,7 @@ fn string(vcpu: &mut Vcpu, access: IoAccess, size: u8) {
         input: access.is_in(),
         size,
         rep: access.is_rep(),
-        address_size: info.address_size().unwrap_or(4),
+        address_size: info.address_size().unwrap_or(32) / 8,
         register,
         segment: guest_state::segment(register),
     };
@@ -74,7 +74,7 @@ fn string(vcpu: &mut Vcpu, access: IoAccess, size: u8) {
         cs_l: get(Field::GUEST_CS_ACCESS_RIGHTS) & (1 << 13) != 0,
         cpl: vcpu.cpl(),
     };
-    match io.execute(&mut GuestMemory, &context, &mut vcpu.registers.gprs) {
+    match io.execute(&mut GuestView(vcpu.cpu), &context, &mut vcpu.registers.gprs) {
         Progress::Finished => vcpu.skip_instruction(),
         Progress::Again => vcpu.end_shadows(),
         Progress::Fault { event, cr2 } => {

@@ -9,7 +9,7 @@ use vmcs_inspect::{ExitReason, Field, GuestInterruptibility, InterruptionInfo, P
 use crate::RENDEZVOUS;
 use crate::cpu::unblock_nmis;
 use crate::debug;
-use crate::memory::guest::GuestMemory;
+use crate::memory::guest::GuestView;
 use crate::vmx::instructions::{Current, get, invvpid_all, set};
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{entry, guest_state};
@@ -89,7 +89,7 @@ pub fn task_switch(vcpu: &mut Vcpu) {
     let Ok((request, old)) = read else {
         return vcpu.stop(StopKind::UnknownExit(ExitReason::TaskSwitch.raw()));
     };
-    match task_switch::switch(&mut GuestMemory, &request, &old) {
+    match task_switch::switch(&mut GuestView(vcpu.cpu), &request, &old) {
         Ok(switched) => {
             if task_switch::vmcs::write(&mut Current, &switched).is_err() {
                 return vcpu.stop(StopKind::UnknownExit(ExitReason::TaskSwitch.raw()));

@@ -1,15 +1,13 @@
 //! EPT violations: the guest touched the hypervisor's memory, or an address that
 //! nothing is mapped at yet.
 
-use core::sync::atomic::Ordering::Relaxed;
-
 use gdb_stub::StopKind;
 use stillpoint_core::addr::Gpa;
 use stillpoint_core::events::{Event, ExitKind};
 use vmcs_inspect::{ExitReason, Field, PrimaryControls};
 
 use super::interrupts;
-use crate::log::{self, log};
+use crate::log::log;
 use crate::vmx::ept;
 use crate::vmx::instructions::get;
 use crate::vmx::vcpu::Vcpu;
@@ -35,18 +33,12 @@ pub fn ept_violation(vcpu: &mut Vcpu) {
             }
         };
     }
-    let counter = if qualification & WRITE != 0 {
-        log::event(log::Event::RangeWrite, gpa);
-        &vcpu.cpu.range_writes
-    } else {
-        log::event(log::Event::RangeRead, gpa);
-        &vcpu.cpu.range_reads
-    };
-    counter.store(counter.load(Relaxed) + 1, Relaxed);
     if qualification & WRITE != 0 {
+        vcpu.cpu.count_range_write(gpa);
         vcpu.fault_during(original, Event::exception(13, Some(0)));
         return;
     }
+    vcpu.cpu.count_range_read(gpa);
     if let Some(event) = original {
         vcpu.inject(event);
     }
