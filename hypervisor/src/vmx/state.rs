@@ -25,17 +25,11 @@ pub struct Pages {
 
 /// Reads the VMX capability MSRs of this CPU. Those that it lacks read as 0.
 pub fn read_capabilities() -> Capabilities {
-    Capabilities::read_msrs(cpuid_facts(), |index| msr::read(index).unwrap_or(0))
-}
-
-fn cpuid_facts() -> CpuidFacts {
-    let sizes = cpuid(0x8000_0008, 0).eax;
-    let linear = (sizes >> 8) as u8;
-    CpuidFacts {
-        physical_address_width: sizes as u8,
-        linear_address_width: if linear == 0 { 48 } else { linear },
-        ..CpuidFacts::default()
-    }
+    let facts = CpuidFacts::read(|leaf, subleaf| {
+        let answer = cpuid(leaf, subleaf);
+        [answer.eax, answer.ebx, answer.ecx, answer.edx]
+    });
+    Capabilities::read_msrs(facts, |index| msr::read(index).unwrap_or(0))
 }
 
 /// Notes the capabilities; every CPU's are the same.
