@@ -253,7 +253,10 @@ fn nmi_stack_in_the_hypervisor(context: &Context) -> Outcome {
     context.require_stillpoint()?;
     let range = super::memory::hypervisor_range()?;
     // The delivery is an EPT violation: the hypervisor finds the NMI in the
-    // IDT-vectoring information, and must neither lose it for good nor loop.
+    // IDT-vectoring information, and gives the guest a fault for it. The NMI is
+    // spent then, as on a processor where delivering it faults (the test
+    // before). Owed again, it would come before the fault's handler executes
+    // an instruction, on the same bad stack, for ever.
     let Err(trap) = nmi_with_stack(range.start + 4096) else {
         crate::fail!("the NMI was delivered")
     };
