@@ -80,7 +80,8 @@ impl Console {
         self.commands += 1;
         let number = self.commands;
         // The echo of the command has `$?` where the answer has a number.
-        self.send(&format!("{command}; echo \"<$?:{number}>\"\n"))?;
+        let then = if command.ends_with('&') { "" } else { ";" };
+        self.send(&format!("{command}{then} echo \"<$?:{number}>\"\n"))?;
         let seen = self.expect(&format!(r"<(\d+):{number}>\r?\n"), timeout)?;
         let (echo, rest) = seen.split_once('\n').unwrap_or(("", &seen));
         let text = if echo.contains("<$?:") { rest } else { &seen };
