@@ -67,10 +67,6 @@ impl Ledger {
         counter.fetch_add(n, Relaxed);
     }
 
-    pub(crate) fn subtract(counter: &AtomicU64, n: u64) {
-        counter.fetch_sub(n, Relaxed);
-    }
-
     pub(crate) fn counts(&self, owed: u32, kick_outstanding: bool) -> LedgerCounts {
         LedgerCounts {
             in_guest: self.in_guest.load(Relaxed),

@@ -200,16 +200,6 @@ impl<const N: usize> Rendezvous<N> {
         Some(change.owed)
     }
 
-    /// The NMI that CPU `me` injected last did not reach the guest: another event
-    /// came in between. It is owed again.
-    pub fn take_back(&self, me: usize) {
-        let slot = &self.cpus[me];
-        Ledger::subtract(&slot.ledger.injected, 1);
-        if slot.apply(|word| Some(word.owe())) == Some(NmiMeaning::Merged) {
-            Ledger::add(&slot.ledger.merged, 1);
-        }
-    }
-
     /// Whether CPU `me` has a stop to join. Cheap; for the look on every entry.
     pub fn stop_in_force(&self, me: usize) -> bool {
         self.generation() & 1 == 1 && self.owner() != Some(me)
@@ -388,17 +378,6 @@ mod tests {
         assert!(machine.ledger(1).balances());
         assert_eq!(machine.inject(1), Some(0));
         assert!(machine.ledger(1).balances());
-    }
-
-    #[test]
-    fn an_injection_that_failed_is_owed_again() {
-        let machine = Rendezvous::<1>::new();
-        machine.join(0);
-        machine.on_nmi(0, true);
-        assert_eq!(machine.inject(0), Some(0));
-        machine.take_back(0);
-        assert_eq!((machine.ledger(0).owed, machine.ledger(0).injected), (1, 0));
-        assert!(machine.ledger(0).balances());
     }
 
     #[test]

@@ -247,10 +247,10 @@ impl Vcpu {
 
     /// An exception, possibly while `original` was being delivered.
     pub fn fault_during(&mut self, original: Option<Event>, exception: Event) {
-        // Of two events one is delivered now. An NMI does not get lost over it.
+        // An NMI whose own delivery faults is spent, and blocks others until the
+        // next IRET all the same: so on a processor.
         if original.is_some_and(|event| event.info.is_nmi()) {
-            RENDEZVOUS.take_back(self.cpu.index);
-            entry::make_look_again(self.cpu);
+            set_nmi_blocking(true);
         }
         match events::merge(original, exception) {
             Merged::Deliver(event) => self.inject(event),
@@ -397,4 +397,14 @@ impl Waiter for Vcpu {
 /// The guest's interruptibility state.
 pub fn interruptibility() -> GuestInterruptibility {
     GuestInterruptibility::from_bits_retain(get(Field::GUEST_INTERRUPTIBILITY) as u32)
+}
+
+/// Sets or clears the guest's virtual-NMI blocking.
+pub fn set_nmi_blocking(on: bool) {
+    let bit = u64::from(GuestInterruptibility::BLOCKING_BY_NMI.bits());
+    let old = get(Field::GUEST_INTERRUPTIBILITY);
+    set(
+        Field::GUEST_INTERRUPTIBILITY,
+        if on { old | bit } else { old & !bit },
+    );
 }

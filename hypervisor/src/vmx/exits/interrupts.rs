@@ -4,14 +4,14 @@
 use gdb_stub::StopKind;
 use stillpoint_core::events::{self, Event, ExitKind};
 use stillpoint_core::task_switch;
-use vmcs_inspect::{ExitReason, Field, GuestInterruptibility, InterruptionInfo, PrimaryControls};
+use vmcs_inspect::{ExitReason, Field, InterruptionInfo, PrimaryControls};
 
 use crate::RENDEZVOUS;
 use crate::cpu::unblock_nmis;
 use crate::debug;
 use crate::memory::guest::GuestView;
-use crate::vmx::instructions::{Current, get, invvpid_all, set};
-use crate::vmx::vcpu::Vcpu;
+use crate::vmx::instructions::{Current, get, invvpid_all};
+use crate::vmx::vcpu::{Vcpu, set_nmi_blocking};
 use crate::vmx::{entry, guest_state};
 
 /// The event that was being delivered when this exit came. Such an exit has not
@@ -41,15 +41,6 @@ pub fn undo_iret(kind: ExitKind) {
     if events::nmi_unblocked_by_iret(kind, idt_vectoring()) {
         set_nmi_blocking(true);
     }
-}
-
-fn set_nmi_blocking(on: bool) {
-    let bit = u64::from(GuestInterruptibility::BLOCKING_BY_NMI.bits());
-    let old = get(Field::GUEST_INTERRUPTIBILITY);
-    set(
-        Field::GUEST_INTERRUPTIBILITY,
-        if on { old | bit } else { old & !bit },
-    );
 }
 
 /// Exit reason 0.
