@@ -21,6 +21,7 @@ macro_rules! reasons {
             pub const ALL: &'static [ExitReason] = &[$( ExitReason::$Name, )+];
 
             /// The reason with this number; `None` if the SDM defines none.
+            #[inline(always)] // On the path of every exit.
             pub const fn from_raw(number: u16) -> Option<ExitReason> {
                 match number {
                     $( $number => Some(ExitReason::$Name), )+

@@ -19,7 +19,6 @@ use super::instructions::get;
 use super::vcpu::Vcpu;
 use super::{ept, state};
 use crate::cpu::msr;
-use crate::cpu::percpu::EXIT_REASONS;
 use crate::debug;
 
 /// Handles the exit that has just come.
@@ -86,7 +85,7 @@ pub fn handle(vcpu: &mut Vcpu) {
 fn count(vcpu: &Vcpu, basic: u16) {
     use core::sync::atomic::Ordering::Relaxed;
     // Only this CPU writes: no locked instruction is needed.
-    if let Some(counter) = vcpu.cpu.exits.get(usize::from(basic).min(EXIT_REASONS - 1)) {
+    if let Some(counter) = vcpu.cpu.exits.get(usize::from(basic)) {
         counter.store(counter.load(Relaxed) + 1, Relaxed);
     }
 }

@@ -78,15 +78,15 @@ with_memory_operand!(
     vmptrld, "vmptrld"
 );
 
-/// VMREAD of a field that every processor that got this far has. Anything else
-/// reads as 0; [`Current`] tells the difference.
+/// VMREAD of a field that every processor that got this far has. For any other
+/// the value means nothing; [`Current`] tells.
 #[inline(always)]
 pub fn get(field: Field) -> u64 {
     let value: u64;
     // SAFETY: VMREAD in VMX root operation with a current VMCS touches nothing
-    // else. If it fails it leaves the register, which is then 0.
+    // else.
     unsafe {
-        asm!("vmread {value}, {field}", value = inout(reg) 0u64 => value,
+        asm!("vmread {value}, {field}", value = out(reg) value,
              field = in(reg) u64::from(field.encoding()), options(nomem, nostack));
     }
     value
