@@ -60,7 +60,10 @@ impl Transcript {
     /// Runs a command in gdb; its answer must match.
     fn gdb(&mut self, gdb: &mut Gdb, command: &str, pattern: &str) -> Result<String> {
         let answer = gdb.command(command)?;
-        self.show(&format!("(gdb) {command}\n{answer}"))?;
+        self.show(&format!(
+            "(gdb) {command}\n{}",
+            answer.trim_start_matches('\n')
+        ))?;
         ensure!(
             Regex::new(pattern)?.is_match(&answer),
             "`{command}` should have answered /{pattern}/"

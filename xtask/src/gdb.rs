@@ -49,6 +49,8 @@ impl Gdb {
                 .args(["-ex", "set debuginfod enabled off"])
                 .args(["-ex", "set remotetimeout 30"])
                 .args(["-ex", "set prompt"])
+                // Expressions are written in C here, whatever the program was written in.
+                .args(["-ex", "set language c"])
                 .arg("-x")
                 .arg(scripts())
                 .arg(program)

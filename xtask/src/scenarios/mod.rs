@@ -322,7 +322,7 @@ impl Workshop {
             .collect();
         machines.sort_by_key(fs::DirEntry::file_name);
         for machine in machines {
-            for (log, lines) in [("com1.log", 25), ("com2.log", 3), ("bochs.log", 5)] {
+            for (log, lines) in [("com1.log", 25), ("bochs.log", 5)] {
                 let path = machine.path().join(log);
                 let bytes = fs::read(&path).unwrap_or_default();
                 let text = String::from_utf8_lossy(&bytes).replace('\r', "");

@@ -63,10 +63,10 @@ pub fn smp_bare(workshop: &Workshop) -> Result<()> {
     run(workshop, Plan::test_guest(workshop, 2, "suite=smp")?.bare())
 }
 
-/// Each way to reset a machine: the second boot says that it is one.
+/// Each way to reset a machine: the second boot says that it is one. Not by the keyboard controller:
+/// after that the emulator's BIOS hangs, on the bare machine too.
 pub fn resets(workshop: &Workshop) -> Result<()> {
     for (part, words, cpus) in [
-        ("keyboard", "suite=reset-keyboard", 1),
         ("chipset", "suite=reset-chipset", 1),
         ("triple-fault", "suite=reset-triple-fault", 1),
         ("smp", "suite=reset-smp", 2),
