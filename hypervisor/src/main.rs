@@ -213,9 +213,8 @@ extern "C" fn ap_main() -> ! {
     smp::arrived();
     match vcpu {
         Ok(mut vcpu) => {
-            vcpu.load(&cpu_state::after_init(&vcpu.reset_input()));
             RENDEZVOUS.join(cpu.index);
-            vcpu.park();
+            vcpu.wait_for_sipi();
             READY.fetch_add(1, Ordering::SeqCst);
             vcpu.run(false)
         }

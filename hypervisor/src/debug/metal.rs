@@ -42,6 +42,9 @@ pub fn per_cpu(cpu: CpuIndex) -> Result<&'static PerCpu, MachineError> {
 /// [`MachineError::Unavailable`]: the CPU is parked.
 pub fn on(cpu: CpuIndex, work: &mut dyn FnMut(&mut Vcpu)) -> Result<(), MachineError> {
     let target = per_cpu(cpu)?;
+    if is_parked(target) {
+        return Err(MachineError::Unavailable);
+    }
     if target.index != percpu::this().index {
         return remote::on(target, work).map_err(|_| MachineError::Unavailable);
     }
@@ -56,9 +59,9 @@ pub fn on(cpu: CpuIndex, work: &mut dyn FnMut(&mut Vcpu)) -> Result<(), MachineE
     Ok(())
 }
 
-/// Is there nobody to ask: the CPU waits for a SIPI, and not in a stop?
+/// Does the CPU wait for a SIPI? What is to be seen of it is published then.
 pub fn is_parked(cpu: &PerCpu) -> bool {
-    cpu.index != percpu::this().index && !RENDEZVOUS.serves(cpu.index)
+    RENDEZVOUS.parked(cpu.index)
 }
 
 /// The guest-physical address of this CPU's next instruction.

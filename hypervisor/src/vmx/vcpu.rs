@@ -57,27 +57,14 @@ pub struct Published {
 unsafe impl Sync for Published {}
 
 impl Published {
-    /// What an INIT leaves behind is the same each time but for a few fields, and a
-    /// SIPI that comes before the CPU is parked is lost: only the first time takes
-    /// all of it.
+    /// The state after INIT is the same each time: it is published once, with that
+    /// state loaded.
     fn publish(&self, gprs: &Gprs) {
-        const CHANGING: [Field; 4] = [
-            Field::PRIMARY_PROCESSOR_BASED_CONTROLS,
-            Field::EXCEPTION_BITMAP,
-            Field::GUEST_CR0,
-            Field::EXIT_REASON,
-        ];
         // SAFETY: this CPU is not parked yet, so nobody reads.
         let (snapshot, kept_gprs) = unsafe { (&mut *self.snapshot.get(), &mut *self.gprs.get()) };
         *kept_gprs = *gprs;
-        if snapshot.is_empty() {
-            // The VMCS is current: what it lacks, the processor lacks.
-            let _always = snapshot.capture(&mut Current);
-        } else {
-            for field in CHANGING {
-                snapshot.set(field, get(field));
-            }
-        }
+        // The VMCS is current: what it lacks, the processor lacks.
+        let _always = snapshot.capture(&mut Current);
     }
 
     /// The VMCS when the CPU parked. The caller holds the machine, and the CPU is
@@ -350,13 +337,11 @@ impl Vcpu {
     /// INIT, SIPI or triple fault.
     pub fn start_action(&mut self, action: StartAction) {
         match action {
-            StartAction::Park => {
-                self.load(&cpu_state::after_init(&self.reset_input()));
-                self.park();
-            }
+            StartAction::Park => self.park(),
             StartAction::Start(vector) => {
                 self.start_state = StartState::Started;
                 RENDEZVOUS.unpark(self.cpu.index);
+                self.load(&cpu_state::after_init(&self.reset_input()));
                 for (field, value) in cpu_state::sipi_fields(vector) {
                     set(field, value);
                 }
@@ -367,13 +352,30 @@ impl Vcpu {
         }
     }
 
-    /// The guest's state is wait-for-SIPI: this CPU counts as stopped from the
-    /// next look on, and looks before it runs anything else.
-    pub fn park(&mut self) {
+    /// This CPU is to wait for a SIPI. It counts as stopped from the next look on, and
+    /// looks before it runs anything else.
+    ///
+    /// A SIPI that comes before the entry is lost, and guests send it soon after the
+    /// INIT: so the rest of the state that INIT makes is loaded when the SIPI has come.
+    fn park(&mut self) {
         self.start_state = StartState::WaitForSipi;
-        self.cpu.published.publish(&self.registers.gprs);
+        set(
+            Field::GUEST_ACTIVITY_STATE,
+            u64::from(ActivityState::WaitForSipi.raw()),
+        );
+        // Nothing that was due before goes in after.
+        set(Field::GUEST_INTERRUPTIBILITY, 0);
+        set(Field::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+        set(Field::VM_ENTRY_INTERRUPTION_INFO, 0);
         RENDEZVOUS.park(self.cpu.index);
         entry::make_look_again(self.cpu);
+    }
+
+    /// A CPU's first state: after INIT, waiting for a SIPI.
+    pub fn wait_for_sipi(&mut self) {
+        self.load(&cpu_state::after_init(&self.reset_input()));
+        self.cpu.published.publish(&self.registers.gprs);
+        self.park();
     }
 
     /// Stops the machine for the debugger, on this CPU.
