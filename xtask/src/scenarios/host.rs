@@ -23,7 +23,7 @@ fn provoke(workshop: &Workshop, hook: &str, cause: &str) -> Result<()> {
     );
     let stack = gdb.command("backtrace")?;
     ensure!(
-        stack.contains("stillpoint::"),
+        stack.contains("hypervisor/src/"),
         "no backtrace with the image's symbols:\n{stack}"
     );
     gdb.expect("info threads", r"(?s)Thread.*Thread")?;

@@ -74,9 +74,12 @@ pub fn every_command(workshop: &Workshop) -> Result<()> {
     Ok(())
 }
 
-/// The counts of the NMI line of /proc/interrupts, one for each CPU.
-fn nmis(line: &str) -> Vec<u64> {
-    line.split_whitespace()
+/// The counts of the NMI line of /proc/interrupts, one for each CPU. The kernel's own words on the
+/// NMI may stand around it.
+fn nmis(output: &str) -> Vec<u64> {
+    let line = output.lines().find(|line| line.starts_with("NMI:"));
+    line.unwrap_or_default()
+        .split_whitespace()
         .skip(1)
         .map_while(|word| word.parse().ok())
         .collect()
