@@ -100,7 +100,7 @@ fn ticks(shell: &Shell, guest: &TestGuest, cpus: u32) -> Result<String> {
     let machine = start(shell, guest, cpus, 256, "suite=bench", "log=com1")?;
     machine
         .console()
-        .expect(r"\d+ passed, \d+ failed", PATIENCE)
+        .expect(r"\d+ passed, \d+ failed\D", PATIENCE)
 }
 
 /// `bench NAME min=… median=… rounds=…` as a JSON object.
@@ -158,7 +158,7 @@ fn memory(shell: &Shell, guest: &TestGuest) -> Result<u64> {
     let machine = start(shell, guest, 4, 4096, "suite=bench", "log=com1")?;
     let output = machine
         .console()
-        .expect(r"bench memory bytes=\d+", PATIENCE)?;
+        .expect(r"bench memory bytes=\d+\D", PATIENCE)?;
     let found = Regex::new(r"bench memory bytes=(\d+)")?
         .captures(&output)
         .context("no memory figure")?;

@@ -129,11 +129,13 @@ fn configuration(folder: &Path, hardware: &Hardware, [com1, com2]: [u16; 2]) -> 
         ips,
         ..
     } = hardware;
+    // The emulator takes no more of the host's; the rest it fetches when it is used.
+    let host_memory = (*memory).min(2048);
     let ignore_bad_msrs = u8::from(hardware.ignore_bad_msrs);
     let mut text = format!(
         "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}
 clock: sync=none, time0=local
-memory: guest={memory}, host={memory}
+memory: guest={memory}, host={host_memory}
 romimage: file={share}/BIOS-bochs-latest, options=fastboot
 vgaromimage: file={share}/VGABIOS-lgpl-latest
 display_library: rfb, options=\"timeout=0\"

@@ -15,7 +15,7 @@ const SUITE: Duration = Duration::from_secs(240);
 fn run(workshop: &Workshop, plan: Plan) -> Result<()> {
     let machine = workshop.start(plan)?;
     let mut console = machine.console();
-    let output = console.expect(r"\d+ passed, \d+ failed|test guest panicked[^\n]*", SUITE)?;
+    let output = console.expect(r"\d+ passed, \d+ failed\D|test guest panicked[^\n]*", SUITE)?;
     let failures: Vec<&str> = output
         .lines()
         .filter(|line| line.contains("FAILED") || line.contains("panicked"))
