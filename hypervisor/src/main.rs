@@ -127,6 +127,10 @@ fn open_debugger(options: CommandLine) {
     if DebugLine::open(port.baud()).is_err() {
         refuse("debug=com2, but no UART answers at port 0x2f8");
     }
+    log!(
+        "COM2 is the debugger's, at {} baud, and hidden from the guest",
+        port.baud()
+    );
 }
 
 fn read_options(loader: &BootLoader) -> CommandLine {

@@ -16,10 +16,10 @@ mod step;
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use gdb_stub::{Int3Owner, Poll, Resume, Session, StopKind, StopReason};
+use gdb_stub::{Int3Owner, Poll, Session, StopKind, StopReason};
 use spin::Mutex;
 use stillpoint_core::events::Event;
-use vmcs_inspect::InterruptionInfo;
+use vmcs_inspect::{ExitReasonField, Field, InterruptionInfo};
 
 use self::metal::Metal;
 use crate::RENDEZVOUS;
@@ -28,7 +28,7 @@ use crate::cpu::halt_forever;
 use crate::log::{self, log};
 use crate::serial::DebugLine;
 use crate::vmx::entry;
-use crate::vmx::instructions::VmxFailure;
+use crate::vmx::instructions::{VmxFailure, get};
 use crate::vmx::vcpu::Vcpu;
 
 /// The session. Locked only by the CPU that holds the machine, and for the moment
@@ -94,16 +94,10 @@ pub fn stop(vcpu: &mut Vcpu, reason: StopReason) {
         vcpu.stopped_in_step = Some(reason.kind);
         return;
     }
+    // What cannot go on (an entry that fails, an exit that nothing handles) is tried
+    // again: it stops again, unless the person has mended it.
     let talked = with_machine_stopped(vcpu, |vcpu| {
-        loop {
-            let resume = with_session(vcpu, |session| session.stopped(&mut Metal, reason));
-            match (resume, reason.kind) {
-                (None, _) => break false,
-                // There is nothing to go on with.
-                (Some(_), StopKind::EntryFailure | StopKind::UnknownExit(_)) => {}
-                (Some(Resume::Continue | Resume::Detached), _) => break true,
-            }
-        }
+        with_session(vcpu, |session| session.stopped(&mut Metal, reason)).is_some()
     });
     if !talked {
         log::retake_console();
@@ -120,12 +114,21 @@ pub fn stop(vcpu: &mut Vcpu, reason: StopReason) {
 /// A VM entry failed: on COM1 the reason, in the stub everything else.
 pub fn entry_failed(vcpu: &mut Vcpu, failure: Option<VmxFailure>) {
     log::retake_console();
-    match failure.and_then(VmxFailure::error) {
-        Some(error) => log!("VM entry failed on CPU {}: {error}", vcpu.cpu.index),
-        None => log!("VM entry failed on CPU {}: {failure:?}", vcpu.cpu.index),
+    let cpu = vcpu.cpu.index;
+    match failure {
+        Some(failure) => match failure.error() {
+            Some(error) => log!("VM entry failed on CPU {cpu}: {error}"),
+            None => log!("VM entry failed on CPU {cpu}: {failure:?}"),
+        },
+        None => {
+            let reason = ExitReasonField::from_raw(get(Field::EXIT_REASON) as u32);
+            log!("VM entry failed on CPU {cpu}: {reason}");
+        }
     }
     metal::report_violations();
     vcpu.stop(StopKind::EntryFailure);
+    // The person may have mended it: COM1 is the guest's again.
+    log::leave_console();
 }
 
 /// The guest has executed INT3 while the debugger has breakpoints.

@@ -28,6 +28,7 @@ pub fn handle(vcpu: &mut Vcpu) {
         debug::entry_failed(vcpu, None);
         return;
     }
+    vcpu.launched = true;
     let basic = reason as u16;
     count(vcpu, basic);
     let Some(reason) = ExitReason::from_raw(basic) else {

@@ -43,7 +43,8 @@ pub struct Vcpu {
     pub stopped_in_step: Option<StopKind>,
     /// The debugger's changes that this CPU has caught up with.
     pub debug_epoch: u64,
-    launched: bool,
+    /// Has the VMCS been entered since its VMCLEAR?
+    pub launched: bool,
 }
 
 /// What can be seen of a CPU that is parked and cannot be asked.
@@ -143,7 +144,6 @@ impl Vcpu {
         }
         match entry::run(&mut self.registers, self.launched) {
             Run::Exit => {
-                self.launched = true;
                 exits::handle(self);
                 true
             }
