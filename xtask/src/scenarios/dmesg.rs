@@ -45,7 +45,7 @@ const EXPECTED: [(&str, &[&str]); 4] = [
             "audit: type=2000 ",
             "rtc_cmos 00:00: setting system clock ",
             "sched_clock: Marking stable",
-            "clocksource: tsc: mask: ",
+            "clocksource: tsc",
             "tsc: ",
             "Calibrating delay loop",
             "smpboot: Total of ",
