@@ -17,7 +17,7 @@ use crate::serial::{COM1, Serial};
 const LINES: usize = 64;
 
 /// Bytes of a line; longer ones are cut.
-pub const LINE_BYTES: usize = 104;
+pub const LINE_BYTES: usize = 200;
 
 /// Logs one line.
 macro_rules! log {
@@ -214,7 +214,7 @@ fn print(text: &str) {
 /// line.
 pub fn screen(text: &str) {
     let screen = crate::memory::layout::direct(stillpoint_core::addr::Hpa::new(0xb_8000));
-    for (column, byte) in text.bytes().take(160).enumerate() {
+    for (column, byte) in text.bytes().take(240).enumerate() {
         // SAFETY: the text buffer of the VGA, 80 by 25 cells of two bytes.
         unsafe {
             screen

@@ -66,8 +66,8 @@ const TABLE_PAGES: u64 = 256;
 fn refuse(why: impl fmt::Display) -> ! {
     log::retake_console();
     log!("{why}");
-    log!("not started; nothing has been changed. Reset the machine to go on without.");
-    let mut line = heapless::String::<160>::new();
+    log!("not started. Reset the machine to go on without.");
+    let mut line = heapless::String::<{ log::LINE_BYTES }>::new();
     let _cut = fmt::Write::write_fmt(&mut line, format_args!("stillpoint: {why}"));
     log::screen(&line);
     cpu::halt_forever()

@@ -17,8 +17,8 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 pub struct HostTables {
     /// For CR3 of every running CPU.
     pub root: Hpa,
-    /// The same with the first 512 GiB at address 0 too: for CPUs on their way
-    /// from real mode.
+    /// The same with the first 2 MiB at address 0 too, where the trampoline lies: for
+    /// CPUs on their way from real mode.
     pub start_up_root: Hpa,
 }
 

@@ -93,18 +93,29 @@ pub fn reboot(workshop: &Workshop) -> Result<()> {
     Ok(())
 }
 
-/// A CPU without VMX: one line that names what is missing, and no guest.
-pub fn without_vmx(workshop: &Workshop) -> Result<()> {
-    let mut plan = Plan::debian(1).cmdline("log=com1");
-    plan.hardware = Hardware {
-        cpus: 1,
-        model: "athlon64_clawhammer".into(),
-        ..Hardware::default()
-    };
-    let machine = workshop.start(plan)?;
-    let mut console = machine.console();
-    console.expect(r"VMX.*CPUID.*ECX.*\n", Duration::from_secs(120))?;
-    no_guest(&mut console)
+/// CPUs that cannot run it: one line that names what is missing, and no guest.
+pub fn unfit_cpus(workshop: &Workshop) -> Result<()> {
+    for (part, model, line) in [
+        ("no-vmx", "athlon64_clawhammer", r"VMX.*CPUID.*ECX.*\n"),
+        // VMX, but too old; the longest of the lines, whole.
+        (
+            "no-timer",
+            "core2_penryn_t9600",
+            r#"lacks "[^"\n]*": bit \d+ [^\n]*\(MSR 0x48d\) is 0\r?\n"#,
+        ),
+    ] {
+        let mut plan = Plan::debian(1).cmdline("debug=com2 log=com1").part(part);
+        plan.hardware = Hardware {
+            cpus: 1,
+            model: model.into(),
+            ..Hardware::default()
+        };
+        let machine = workshop.start(plan)?;
+        let mut console = machine.console();
+        console.expect(line, Duration::from_secs(120))?;
+        no_guest(&mut console)?;
+    }
+    Ok(())
 }
 
 /// An option that is not known stops the boot, and is named.

@@ -81,8 +81,8 @@ pub const ALL: &[Scenario] = &[
         run: boot::reboot,
     },
     Scenario {
-        name: "boot::without_vmx_is_refused",
-        run: boot::without_vmx,
+        name: "boot::unfit_cpus_are_refused",
+        run: boot::unfit_cpus,
     },
     Scenario {
         name: "boot::an_unknown_option_is_refused",
