@@ -73,7 +73,8 @@ pub fn an_untouched_kernel_with_kaslr(workshop: &Workshop) -> Result<()> {
 }
 
 /// The guest's reboot resets the machine; everything comes up again. Without the TSC-deadline timer:
-/// after a reset the emulator's fires without end on the second CPU.
+/// the emulator compares a deadline with its own ticks, which a reset, unlike the TSC, leaves as they
+/// are, so that every deadline has passed.
 pub fn reboot(workshop: &Workshop) -> Result<()> {
     let mut plan = Plan::debian(2);
     plan.guest = GuestDisk::Debian(Guest {
