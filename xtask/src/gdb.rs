@@ -119,7 +119,8 @@ impl Gdb {
 
     /// Waits for the end of the command begun last; returns what it printed.
     pub fn finish(&mut self, timeout: Duration) -> Result<String> {
-        let mark = mark(self.commands);
+        // With the end of its line, which may come later: it is no part of the next answer.
+        let mark = mark(self.commands) + "\n";
         let deadline = Instant::now() + timeout;
         let mut state = lock(&self.output.state);
         loop {
