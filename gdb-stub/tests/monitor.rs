@@ -5,6 +5,7 @@ mod support;
 use gdb_stub::machine::CpuActivity;
 use support::client::{Bench, console, monitor};
 use support::guest::guest;
+use vmcs_inspect::NmiLedger;
 
 /// What one command prints.
 fn run(bench: &mut Bench, command: &str) -> String {
@@ -32,7 +33,7 @@ xp           dumps guest physical memory: xp /16xb 0x7c00
 wp           writes guest physical memory: wp /b 0x7c00 0x90
 gva2gpa      the guest physical address of a virtual one
 msr          reads or writes an MSR by number or name: msr lstar
-nmi          owes the guest on a CPU an NMI
+nmi          what became of every NMI; owes the guest on a CPU one
 exits        VM exits so far, by reason and CPU
 breakpoints  what the stub has set, and where
 arch         how to look at 16-bit and 32-bit code
@@ -80,7 +81,6 @@ fn what_cannot_be_done_names_cause_and_remedy() {
             "error: VALUE is missing\nusage: monitor wp [/S] ADDR VALUE…\n",
         ),
         ("wp /b 0x100 0x123", "error: `0x123` is not a number"),
-        ("nmi", "error: CPU is missing\nusage: monitor nmi CPU\n"),
         ("nmi 2", "error: there is no such CPU; CPUs are 0 to 1\n"),
         ("exits 7", "error: there is no such CPU; CPUs are 0 to 1\n"),
         (
@@ -149,10 +149,69 @@ fn an_nmi_is_owed_to_the_cpu_that_was_named() {
         "CPU 1: the guest is owed 2 NMIs\n"
     );
     assert_eq!(
-        (bench.machine.cpus[0].owed, bench.machine.cpus[1].owed),
+        (
+            bench.machine.cpus[0].ledger.owed,
+            bench.machine.cpus[1].ledger.owed
+        ),
         (0, 2)
     );
     assert!(run(&mut bench, "vmcs").contains('2'));
+}
+
+#[test]
+fn the_ledger_of_nmis_adds_up_or_says_what_does_not() {
+    let mut bench = Bench::new(2);
+    let ledger = NmiLedger {
+        in_guest: 100_000,
+        in_hypervisor: 20,
+        asked: 1,
+        kicks_sent: 12,
+        kicks_consumed: 11,
+        kicks_outstanding: 1,
+        owed: 2,
+        injected: 100_007,
+        merged: 1,
+        quiesce_generation: 13,
+    };
+    bench.machine.cpus[0].ledger = ledger;
+    let expected = "\
+cpu  taken in  taken in      NMIs     kicks     kicks     kicks      NMIs      NMIs      NMIs
+        guest   hyperv.     asked      sent  consumed       out      owed  injected    merged
+  0    100000        20         1        12        11         1         2    100007         1
+  1         0         0         0         0         0         0         0         0         0
+all    100000        20         1        12        11         1         2    100007         1
+balances: each NMI and each kick is accounted for, once
+";
+    assert_eq!(run(&mut bench, "nmi"), expected);
+
+    type Change = fn(&mut NmiLedger);
+    // Each number is in one of the sums: one more of it does not go unseen.
+    let changes: [(Change, &str); 9] = [
+        (
+            |l| l.in_guest += 1,
+            "100022 NMIs came (in guest, in hypervisor, asked), and there went \
+            (kicks consumed, owed, injected, merged) 100021: 1 lost",
+        ),
+        (|l| l.in_hypervisor += 1, "1 lost"),
+        (|l| l.asked += 1, "1 lost"),
+        (|l| l.owed -= 1, "1 lost"),
+        (|l| l.injected += 3, "3 invented"),
+        (|l| l.merged += 1, "1 invented"),
+        (|l| l.kicks_consumed -= 1, "1 lost"),
+        (
+            |l| l.kicks_sent += 1,
+            "13 kicks were sent, and there are consumed or out 12: 1 lost",
+        ),
+        (|l| l.kicks_outstanding -= 1, "1 lost"),
+    ];
+    for (change, verdict) in changes {
+        bench.machine.cpus[1].ledger = ledger;
+        change(&mut bench.machine.cpus[1].ledger);
+        let text = run(&mut bench, "nmi");
+        assert!(text.contains("\nCPU 1 does not balance: "), "{text}");
+        assert!(text.ends_with(&format!("{verdict}\n")), "{verdict}: {text}");
+        assert!(!text.contains("balances:"), "{text}");
+    }
 }
 
 #[test]

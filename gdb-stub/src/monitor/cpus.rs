@@ -1,4 +1,4 @@
-//! `cpus`, `regs host`, `nmi`: what the CPUs were doing, and an NMI for one of them.
+//! `cpus`, `regs host`: what the CPUs were doing.
 
 use core::fmt::Write;
 
@@ -50,29 +50,5 @@ pub fn registers<'a, M: Machine>(
     }
     let cpu = arguments.cpu(context.debug.current, context.machine.cpu_count())?;
     context.machine.host_registers(cpu, out)?;
-    Ok(())
-}
-
-/// `nmi CPU`
-pub fn nmi<'a, M: Machine>(
-    context: &mut Context<'_, M>,
-    arguments: &mut Arguments<'a>,
-    out: &mut dyn Write,
-) -> CommandResult<'a> {
-    // No default: an NMI cannot be taken back.
-    if arguments.peek().is_none() {
-        return Err(CommandError::Missing("CPU"));
-    }
-    let cpu = arguments.cpu(context.debug.current, context.machine.cpu_count())?;
-    context
-        .machine
-        .owe_nmi(cpu)
-        .map_err(|error| CommandError::CpuRefused(cpu, error))?;
-    let owed = context.machine.nmi_ledger(cpu).owed;
-    writeln!(
-        out,
-        "CPU {cpu}: the guest is owed {owed} NMI{}",
-        if owed == 1 { "" } else { "s" }
-    )?;
     Ok(())
 }

@@ -9,6 +9,7 @@ mod console;
 mod cpus;
 mod memory;
 mod msr;
+mod nmi;
 mod reports;
 mod vmcs;
 
@@ -179,10 +180,10 @@ impl<M: Machine> Command<M> {
         },
         Self {
             name: "nmi",
-            usage: "CPU",
-            summary: "owes the guest on a CPU an NMI",
-            details: "It is injected once the machine runs and the guest can take it.",
-            run: cpus::nmi,
+            usage: "[CPU]",
+            summary: "what became of every NMI; owes the guest on a CPU one",
+            details: nmi::DETAILS,
+            run: nmi::run,
         },
         Self {
             name: "exits",

@@ -26,7 +26,7 @@ pub struct Cpu {
     pub registers: Registers,
     pub activity: CpuActivity,
     pub vmcs: FakeVmcs,
-    pub owed: u32,
+    pub ledger: NmiLedger,
     pub msrs: BTreeMap<u32, u64>,
 }
 
@@ -91,7 +91,7 @@ impl FakeMachine {
                 }
             },
             vmcs: FakeVmcs::well_formed(),
-            owed: 0,
+            ledger: NmiLedger::default(),
             msrs: BTreeMap::from([(0xc000_0082, guest.work), (0x10, 1)]),
         };
         let mut machine = Self {
@@ -394,14 +394,13 @@ impl Inspect for FakeMachine {
     }
 
     fn nmi_ledger(&self, cpu: CpuIndex) -> NmiLedger {
-        NmiLedger {
-            owed: self.cpus[cpu.as_usize()].owed,
-            ..NmiLedger::default()
-        }
+        self.cpus[cpu.as_usize()].ledger
     }
 
     fn owe_nmi(&mut self, cpu: CpuIndex) -> Result<(), MachineError> {
-        self.cpu(cpu)?.owed += 1;
+        let ledger = &mut self.cpu(cpu)?.ledger;
+        ledger.asked += 1;
+        ledger.owed += 1;
         Ok(())
     }
 

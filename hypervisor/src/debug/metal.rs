@@ -271,6 +271,12 @@ impl Inspect for Metal {
             kicks_outstanding: u32::from(counts.kick_outstanding),
             merged: counts.merged,
             quiesce_generation: RENDEZVOUS.acknowledged(cpu.as_usize()),
+            in_guest: counts.in_guest,
+            in_hypervisor: counts.in_hypervisor,
+            asked: counts.asked,
+            kicks_sent: counts.kicks_sent,
+            kicks_consumed: counts.kicks_consumed,
+            injected: counts.injected,
         }
     }
 

@@ -17,6 +17,18 @@ pub struct NmiLedger {
     pub merged: u64,
     /// The quiesce generation that this CPU acknowledged last.
     pub quiesce_generation: u64,
+    /// NMIs that caused a VM exit.
+    pub in_guest: u64,
+    /// NMIs that interrupted the hypervisor.
+    pub in_hypervisor: u64,
+    /// NMIs that a person asked for.
+    pub asked: u64,
+    /// Kicks sent to this CPU.
+    pub kicks_sent: u64,
+    /// NMIs that were taken for a kick.
+    pub kicks_consumed: u64,
+    /// NMIs given to the guest.
+    pub injected: u64,
 }
 
 /// The stopped machine, as `monitor vmcs` needs it.

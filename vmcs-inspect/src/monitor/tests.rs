@@ -67,6 +67,7 @@ impl FakeHost {
                     kicks_outstanding: 1,
                     merged: 3,
                     quiesce_generation: 12,
+                    ..NmiLedger::default()
                 },
                 NmiLedger::default(),
             ],

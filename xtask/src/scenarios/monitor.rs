@@ -18,6 +18,11 @@ const COMMANDS: &[(&str, &str)] = &[
     ("xp /4xb 0x7c00", r"0x[0-9a-f]{2}"),
     ("msr 0xc0000082", r"0xffffffff[0-9a-f]{8}"),
     ("nmi 9", r"error"),
+    // Every CPU has been kicked by now, but for the one that holds the machine.
+    (
+        "nmi",
+        r"(?m)^  1 +[1-9][0-9]*( +[0-9]+){8}\s[^!]*^balances:",
+    ),
     ("vmcs", r"(?is)NMI.*0.*\n.*1"),
     ("vmcs all", r"GUEST_RIP"),
     ("vmcs GUEST_RIP", r"0x[0-9a-f]+"),
