@@ -4,7 +4,7 @@ use stillpoint_abi::{HypercallResult, TestHook};
 use stillpoint_core::registers::Gpr;
 
 use crate::RENDEZVOUS;
-use crate::cpu::apic::ApicNmi;
+use crate::cpu::apic::ApicKicker;
 use crate::cpu::tsc;
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{entry, ept};
@@ -30,7 +30,7 @@ pub fn handle(vcpu: &mut Vcpu, hook: TestHook) {
         TestHook::QuiesceRound => {
             let start = tsc();
             let me = vcpu.cpu.index;
-            RENDEZVOUS.stop(me, &ApicNmi, vcpu);
+            RENDEZVOUS.stop(me, &mut ApicKicker::default(), vcpu);
             answer[0] = tsc() - start;
             RENDEZVOUS.release(me);
             answer[1] = tsc() - start;

@@ -3,12 +3,14 @@
 //! The hypervisor stops the machine by sending an NMI, a *kick*, to each other
 //! CPU; but the guest's own NMIs arrive by the same door. This crate decides
 //! what each NMI was, who holds the machine, and when everyone else stands
-//! still. It has two layers:
+//! still. It has three layers:
 //!
 //! - [`CpuWord`]: what one CPU's NMI state is, as a plain value with pure
 //!   transitions. No atomics, nothing to wait for.
 //! - [`Rendezvous`]: the same transitions applied to shared memory, and the
 //!   stop itself: a generation number that only grows, with one owner.
+//! - [`Stop`], [`Look`], [`Release`]: what each CPU does with it, one access at a
+//!   time.
 //!
 //! `docs/quiesce.md` tells the protocol as a whole.
 #![no_std]
@@ -16,8 +18,10 @@
 
 mod ledger;
 mod rendezvous;
+mod steps;
 mod word;
 
 pub use ledger::{Ledger, LedgerCounts};
-pub use rendezvous::{NmiSender, Rendezvous, Waiter};
-pub use word::{CpuWord, MAX_OWED, NmiMeaning, OwedChange};
+pub use rendezvous::{Kicker, Rendezvous, Waiter};
+pub use steps::{Look, LookStep, Release, Stop, StopStep};
+pub use word::{CpuWord, GUEST, LOOK, MAX_OWED, NmiMeaning, OwedChange};

@@ -5,12 +5,20 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
+use crate::steps::{Look, LookStep, Release, Stop, StopStep};
+use crate::word::{GUEST, LOOK};
 use crate::{CpuWord, Ledger, LedgerCounts, NmiMeaning};
 
-/// Sends the NMI of a kick. One method, so that tests can watch it.
-pub trait NmiSender {
-    /// Sends one NMI to a CPU by its index. Never to the caller's own.
-    fn send_nmi(&self, cpu: usize);
+/// How the CPU that stops the machine reaches the others.
+pub trait Kicker {
+    /// Called again and again while some CPU that has been asked is still in the
+    /// guest; true when there is no point in waiting any longer: whatever NMI was
+    /// sent to it before has arrived by now. Never true if no NMI can be sent; then
+    /// the CPU joins when it next leaves the guest.
+    fn patience_is_over(&mut self) -> bool;
+
+    /// Sends one NMI to a CPU by its index, never to the caller's own.
+    fn send_nmi(&mut self, cpu: usize);
 }
 
 /// What a CPU does while it stands in somebody else's stop.
@@ -126,22 +134,61 @@ impl<const N: usize> Rendezvous<N> {
     }
 
     /// CPU `me` is about to enter wait-for-SIPI. What the owner of a stop may
-    /// want to know of it has to be published before; the caller looks once more
-    /// after this, before it enters.
-    pub fn park(&self, me: usize) {
-        self.cpus[me].apply(|word| Some((word.parked_as(true), ())));
+    /// want to know of it has to be published before. False while a kick is on its
+    /// way: the caller lets it arrive, and tries again.
+    pub fn try_park(&self, me: usize) -> bool {
+        self.cpus[me]
+            .apply(|word| Some((word.park()?, ())))
+            .is_some()
     }
 
-    /// CPU `me` has left wait-for-SIPI, and has to [`look`](Self::look) before
-    /// it does anything that a stop forbids.
+    /// CPU `me` has left wait-for-SIPI.
     pub fn unpark(&self, me: usize) {
-        self.cpus[me].apply(|word| Some((word.parked_as(false), ())));
+        self.cpus[me].apply(|word| Some((word.unpark(), ())));
+    }
+
+    /// CPU `me` has failed and will never look again: it counts as stopped.
+    pub fn give_up(&self, me: usize) {
+        self.cpus[me].apply(|word| Some((word.give_up(), ())));
+    }
+
+    /// CPU `cpu` looks before it next enters the guest. Of a CPU that is in the
+    /// guest this says nothing about when.
+    pub fn ask(&self, cpu: usize) {
+        self.cpus[cpu].word.fetch_or(LOOK, SeqCst);
+    }
+
+    /// Whether CPU `me` is to look.
+    pub fn must_look(&self, me: usize) -> bool {
+        self.cpus[me].word().must_look()
+    }
+
+    /// CPU `me` begins to look.
+    pub fn begin_look(&self, me: usize) {
+        self.cpus[me].word.fetch_and(!LOOK, SeqCst);
+    }
+
+    /// CPU `me` is about to enter the guest. False if it has to look first: then it
+    /// has to [`leave`](Self::leave) again. On the metal these two are one
+    /// instruction each of the entry and the exit; see [`word`](Self::word).
+    pub fn enter(&self, me: usize) -> bool {
+        !CpuWord::from_bits(self.cpus[me].word.fetch_or(GUEST, SeqCst)).must_look()
+    }
+
+    /// CPU `me` has left the guest, or given up its entry.
+    pub fn leave(&self, me: usize) {
+        self.cpus[me].word.fetch_and(!GUEST, SeqCst);
+    }
+
+    /// The word of a CPU, for its entry sequence, which sets and clears [`GUEST`].
+    pub fn word(&self, cpu: usize) -> &AtomicU32 {
+        &self.cpus[cpu].word
     }
 
     /// An NMI was taken on CPU `me`; `in_guest` says that it caused a VM exit.
-    /// Moves counters and does nothing else, so it may run at any point of the
-    /// hypervisor. The caller sees to it that the CPU looks before it enters the
-    /// guest.
+    /// Changes the word and counts, and does nothing else, so it may run at any point
+    /// of the hypervisor. The CPU looks before it enters the guest; if it was about to,
+    /// the caller takes it back.
     pub fn on_nmi(&self, me: usize, in_guest: bool) -> NmiMeaning {
         let slot = &self.cpus[me];
         Ledger::add(
@@ -163,8 +210,8 @@ impl<const N: usize> Rendezvous<N> {
         meaning
     }
 
-    /// A person owes the guest an NMI on `cpu`. The CPU finds it at its next
-    /// look; the caller holds the machine, so that look is still to come.
+    /// A person owes the guest an NMI on `cpu`. The CPU finds it at its next look;
+    /// the caller holds the machine, and asks the CPU.
     pub fn owe(&self, cpu: usize) -> NmiMeaning {
         let slot = &self.cpus[cpu];
         Ledger::add(&slot.ledger.asked, 1);
@@ -200,22 +247,15 @@ impl<const N: usize> Rendezvous<N> {
         Some(change.owed)
     }
 
-    /// Whether CPU `me` has a stop to join. Cheap; for the look on every entry.
-    pub fn stop_in_force(&self, me: usize) -> bool {
-        self.generation() & 1 == 1 && self.owner() != Some(me)
-    }
-
     /// Joins whatever stop is in force, and returns when none is.
     pub fn look(&self, me: usize, waiter: &mut impl Waiter) {
+        let mut look = Look::new(me);
         loop {
-            let generation = self.generation();
-            if generation & 1 == 0 || self.owner() == Some(me) {
-                return;
-            }
-            waiter.joined();
-            self.cpus[me].acked.store(generation, SeqCst);
-            while self.generation() == generation {
-                waiter.wait();
+            match look.step(self) {
+                LookStep::Again => {}
+                LookStep::Joining => waiter.joined(),
+                LookStep::Standing => waiter.wait(),
+                LookStep::Done => return,
             }
         }
     }
@@ -224,36 +264,30 @@ impl<const N: usize> Rendezvous<N> {
     /// [`look`](Self::look) or is parked. CPUs that ask at the same time are
     /// served one after the other, and join each other's stops meanwhile.
     /// Returns false, having done nothing, if `me` holds the machine already.
-    pub fn stop(&self, me: usize, nmi: &impl NmiSender, waiter: &mut impl Waiter) -> bool {
+    pub fn stop(&self, me: usize, kicker: &mut impl Kicker, waiter: &mut impl Waiter) -> bool {
         if self.owner() == Some(me) {
             return false;
         }
-        while self
-            .owner
-            .compare_exchange(NOBODY, me as u32, SeqCst, SeqCst)
-            .is_err()
-        {
-            self.look(me, waiter);
-            core::hint::spin_loop();
-        }
-        let generation = self.generation() + 1;
-        self.generation.store(generation, SeqCst);
-        for (cpu, slot) in self.others(me) {
-            let announced = slot.apply(|word| Some((word.announce_kick()?, ())));
-            if announced.is_some() {
-                Ledger::add(&slot.ledger.kicks_sent, 1);
-                nmi.send_nmi(cpu);
+        let mut stop = Stop::new(me);
+        loop {
+            match stop.step(self) {
+                StopStep::Again => {}
+                StopStep::Taken => {
+                    self.look(me, waiter);
+                    core::hint::spin_loop();
+                }
+                StopStep::Asked => {
+                    if kicker.patience_is_over() {
+                        stop.kick();
+                    } else {
+                        core::hint::spin_loop();
+                    }
+                }
+                StopStep::Send(cpu) => kicker.send_nmi(cpu),
+                StopStep::Waiting => core::hint::spin_loop(),
+                StopStep::Done => return true,
             }
         }
-        for (_, slot) in self.others(me) {
-            while slot.word().online()
-                && !slot.word().parked()
-                && slot.acked.load(SeqCst) != generation
-            {
-                core::hint::spin_loop();
-            }
-        }
-        true
     }
 
     /// Whether `cpu` stands in [`look`](Self::look) for the stop in force, and so
@@ -267,8 +301,8 @@ impl<const N: usize> Rendezvous<N> {
     /// nobody: a CPU that is slow to leave finds either no stop or a new one.
     pub fn release(&self, me: usize) {
         debug_assert_eq!(self.owner(), Some(me));
-        self.generation.fetch_add(1, SeqCst);
-        self.owner.store(NOBODY, SeqCst);
+        let mut release = Release::new();
+        while !release.step(self) {}
     }
 
     /// The ledger of a CPU.
@@ -278,12 +312,61 @@ impl<const N: usize> Rendezvous<N> {
         slot.ledger.counts(word.owed(), word.kick_outstanding())
     }
 
-    fn others(&self, me: usize) -> impl Iterator<Item = (usize, &Slot)> {
-        self.cpus
-            .iter()
-            .take(self.joined.load(SeqCst))
-            .enumerate()
-            .filter(move |(cpu, _)| *cpu != me)
+    // The accesses that the steps are made of.
+
+    /// Makes CPU `me` the owner, if there is none.
+    pub(crate) fn own(&self, me: usize) -> bool {
+        self.owner
+            .compare_exchange(NOBODY, me as u32, SeqCst, SeqCst)
+            .is_ok()
+    }
+
+    /// The owner puts a stop in force, and gets its number. Nobody but the owner
+    /// changes the generation.
+    pub(crate) fn begin_stop(&self) -> u64 {
+        let generation = self.generation() + 1;
+        self.generation.store(generation, SeqCst);
+        generation
+    }
+
+    pub(crate) fn end_stop(&self) {
+        self.generation.fetch_add(1, SeqCst);
+    }
+
+    pub(crate) fn disown(&self) {
+        self.owner.store(NOBODY, SeqCst);
+    }
+
+    pub(crate) fn acknowledge(&self, me: usize, generation: u64) {
+        self.cpus[me].acked.store(generation, SeqCst);
+    }
+
+    pub(crate) fn comes_by_itself(&self, cpu: usize) -> bool {
+        self.cpus[cpu].word().comes_by_itself()
+    }
+
+    /// True: the NMI is to be sent.
+    pub(crate) fn announce_kick(&self, cpu: usize) -> bool {
+        let slot = &self.cpus[cpu];
+        let announced = slot.apply(|word| Some((word.announce_kick()?, ())));
+        if announced.is_some() {
+            Ledger::add(&slot.ledger.kicks_sent, 1);
+        }
+        announced.is_some()
+    }
+
+    /// Whether a CPU counts as stopped for the stop `generation`. Either of the two
+    /// reads is enough to say yes, so it does not matter that they are two.
+    pub(crate) fn stands(&self, cpu: usize, generation: u64) -> bool {
+        let slot = &self.cpus[cpu];
+        let word = slot.word();
+        !word.online() || word.parked() || slot.acked.load(SeqCst) == generation
+    }
+
+    /// The first CPU from `cpu` on that is not `me`. CPUs join before the first stop.
+    pub(crate) fn next_other(&self, me: usize, cpu: usize) -> Option<usize> {
+        let cpu = if cpu == me { cpu + 1 } else { cpu };
+        (cpu < self.joined.load(SeqCst)).then_some(cpu)
     }
 }
 
@@ -300,8 +383,12 @@ mod tests {
     /// NMI when it gets to it.
     struct Threads(Vec<mpsc::Sender<()>>);
 
-    impl NmiSender for Threads {
-        fn send_nmi(&self, cpu: usize) {
+    impl Kicker for Threads {
+        fn patience_is_over(&mut self) -> bool {
+            true
+        }
+
+        fn send_nmi(&mut self, cpu: usize) {
             self.0[cpu].send(()).unwrap();
         }
     }
@@ -332,9 +419,9 @@ mod tests {
     fn one_cpu_stops_itself_at_once() {
         let machine = Rendezvous::<4>::new();
         machine.join(0);
-        assert!(machine.stop(0, &Threads(Vec::new()), &mut Quiet));
+        assert!(machine.stop(0, &mut Threads(Vec::new()), &mut Quiet));
         assert_eq!(machine.generation(), 1);
-        assert!(!machine.stop(0, &Threads(Vec::new()), &mut Quiet));
+        assert!(!machine.stop(0, &mut Threads(Vec::new()), &mut Quiet));
         machine.release(0);
         assert_eq!((machine.generation(), machine.owner()), (2, None));
     }
@@ -344,12 +431,63 @@ mod tests {
         let machine = Rendezvous::<2>::new();
         machine.join(0);
         machine.join(1);
-        machine.park(1);
+        machine.enter(1);
+        assert!(machine.try_park(1));
         // No sender for CPU 1: a kick would fail here.
-        assert!(machine.stop(0, &Threads(Vec::new()), &mut Quiet));
+        assert!(machine.stop(0, &mut Threads(Vec::new()), &mut Quiet));
         assert!(!machine.serves(1));
         machine.unpark(1);
-        assert!(machine.stop_in_force(1));
+        assert!(machine.must_look(1));
+    }
+
+    #[test]
+    fn a_cpu_in_the_hypervisor_is_asked_and_not_kicked() {
+        let machine = Rendezvous::<2>::new();
+        machine.join(0);
+        machine.join(1);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                machine.stop(0, &mut Threads(Vec::new()), &mut Quiet);
+                machine.release(0);
+            });
+            while machine.enter(1) {
+                // In the guest without having been asked; back without a kick.
+                machine.leave(1);
+            }
+            machine.leave(1);
+            machine.begin_look(1);
+            machine.look(1, &mut Quiet);
+        });
+        assert_eq!(machine.ledger(1), LedgerCounts::default());
+        assert_eq!(machine.generation(), 2);
+    }
+
+    #[test]
+    fn without_an_apic_the_next_exit_has_to_do() {
+        struct NoApic;
+        impl Kicker for NoApic {
+            fn patience_is_over(&mut self) -> bool {
+                false
+            }
+            fn send_nmi(&mut self, _: usize) {
+                unreachable!();
+            }
+        }
+        let machine = Rendezvous::<2>::new();
+        machine.join(0);
+        machine.join(1);
+        assert!(machine.enter(1));
+        thread::scope(|scope| {
+            scope.spawn(|| machine.stop(0, &mut NoApic, &mut Quiet));
+            while !machine.must_look(1) {
+                thread::yield_now();
+            }
+            // An exit for a reason of its own.
+            machine.leave(1);
+            let mut look = Look::new(1);
+            while look.step(&machine) != LookStep::Standing {}
+        });
+        assert_eq!(machine.ledger(1), LedgerCounts::default());
     }
 
     #[test]
@@ -359,17 +497,19 @@ mod tests {
         let machine = Rendezvous::<2>::new();
         machine.join(0);
         machine.join(1);
-        let (send, _receive) = mpsc::channel();
+        assert!(machine.enter(1));
         let (first, _unused) = mpsc::channel();
-        let threads = Threads(std::vec![first, send]);
+        let (send, receive) = mpsc::channel();
+        let mut threads = Threads(std::vec![first, send]);
         thread::scope(|scope| {
             scope.spawn(|| {
-                machine.stop(0, &threads, &mut Quiet);
+                machine.stop(0, &mut threads, &mut Quiet);
                 machine.release(0);
             });
-            while !machine.stop_in_force(1) {
-                thread::yield_now();
-            }
+            // The kick is on its way, and the CPU exits for a reason of its own.
+            receive.recv().unwrap();
+            machine.leave(1);
+            machine.begin_look(1);
             machine.look(1, &mut Quiet);
         });
         // One kick is outstanding; two NMIs arrive: one of them is the guest's.
@@ -393,18 +533,24 @@ mod tests {
         thread::scope(|scope| {
             for (me, inbox) in receivers.into_iter().enumerate() {
                 let (machine, running, finished, nmi) = (&machine, &running, &finished, &nmi);
-                let nmi = Threads(nmi.0.clone());
+                let mut nmi = Threads(nmi.0.clone());
                 scope.spawn(move || {
+                    // One trip into the guest, where NMIs come.
                     let step = |_| {
+                        while !machine.enter(me) {
+                            machine.leave(me);
+                            machine.begin_look(me);
+                            machine.look(me, &mut Standing(&running[me]));
+                        }
+                        running[me].store(true, Ordering::SeqCst);
                         while inbox.try_recv().is_ok() {
                             machine.on_nmi(me, true);
                         }
-                        machine.look(me, &mut Standing(&running[me]));
-                        running[me].store(true, Ordering::SeqCst);
+                        machine.leave(me);
                     };
                     for round in 0..ROUNDS {
                         step(round);
-                        machine.stop(me, &nmi, &mut Standing(&running[me]));
+                        machine.stop(me, &mut nmi, &mut Standing(&running[me]));
                         for (other, running) in running.iter().enumerate() {
                             assert!(other == me || !running.load(Ordering::SeqCst));
                         }

@@ -10,6 +10,14 @@ const KICK: u32 = 1 << 2;
 const PARKED: u32 = 1 << 3;
 const ONLINE: u32 = 1 << 4;
 
+/// The bit that says "in the guest". The VM-entry sequence sets it, with the look
+/// bit as the answer; see [`CpuWord::enter`].
+pub const GUEST: u32 = 1 << 5;
+
+/// The bit that asks the CPU to look. It is the sign bit, so that the instruction
+/// which sets [`GUEST`] tells in the sign flag whether the CPU has to look first.
+pub const LOOK: u32 = 1 << 31;
+
 /// What an NMI turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NmiMeaning {
@@ -40,7 +48,10 @@ pub struct OwedChange {
 ///   count of two would then swallow a later NMI of the guest's;
 /// - *parked*: the CPU is in, or irrevocably about to enter, the wait-for-SIPI
 ///   activity state, runs nothing, and looks before it leaves;
-/// - *online*: the CPU takes part.
+/// - *online*: the CPU takes part;
+/// - *guest*: the CPU is in the guest, or will be without another look. Only such a
+///   CPU needs a kick;
+/// - *look*: something came up. The CPU looks before it enters the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CpuWord(u32);
 
@@ -75,29 +86,73 @@ impl CpuWord {
         self.0 & ONLINE != 0
     }
 
+    /// Whether the CPU is in the guest, or will be without another look.
+    pub const fn in_guest(self) -> bool {
+        self.0 & GUEST != 0
+    }
+
+    /// Whether the CPU is to look before it enters the guest.
+    pub const fn must_look(self) -> bool {
+        self.0 & LOOK != 0
+    }
+
     /// The CPU joins.
     #[must_use]
     pub const fn join(self) -> Self {
         Self(self.0 | ONLINE)
     }
 
-    /// Announces a kick. `None` means that no NMI is to be sent: the CPU is
-    /// parked or absent, or an NMI that it will take for a kick is on its way.
+    /// Asks the CPU to look before it next enters the guest.
+    #[must_use]
+    pub const fn ask(self) -> Self {
+        Self(self.0 | LOOK)
+    }
+
+    /// The CPU begins to look: it has been asked no more.
+    #[must_use]
+    pub const fn begin_look(self) -> Self {
+        Self(self.0 & !LOOK)
+    }
+
+    /// The CPU is about to enter the guest. In the same step it learns whether it
+    /// has to look first ([`CpuWord::must_look`] of the result); then it leaves
+    /// again, having run nothing.
+    #[must_use]
+    pub const fn enter(self) -> Self {
+        Self(self.0 | GUEST)
+    }
+
+    /// The CPU has left the guest.
+    #[must_use]
+    pub const fn leave(self) -> Self {
+        Self(self.0 & !GUEST)
+    }
+
+    /// Whether an asked CPU will come to look without a kick, or counts as stopped.
+    pub const fn comes_by_itself(self) -> bool {
+        !self.online() || self.parked() || !self.in_guest()
+    }
+
+    /// Announces a kick. `None` means that no NMI is to be sent: the CPU comes
+    /// without, or an NMI that it will take for a kick is on its way.
     pub const fn announce_kick(self) -> Option<Self> {
-        if !self.online() || self.parked() || self.kick_outstanding() {
+        if self.comes_by_itself() || self.kick_outstanding() {
             None
         } else {
             Some(Self(self.0 | KICK))
         }
     }
 
-    /// The hardware delivered an NMI.
+    /// The hardware delivered an NMI. It takes the CPU out of the guest, or out of
+    /// its entry; and it leaves NMIs blocked for a while, in which nobody may send
+    /// a kick: so the kick bit and the guest bit go in one step.
     #[must_use]
     pub const fn nmi(self) -> (Self, NmiMeaning) {
-        if self.kick_outstanding() {
-            (Self(self.0 & !KICK), NmiMeaning::Kick)
+        let out = self.leave().ask();
+        if out.kick_outstanding() {
+            (Self(out.0 & !KICK), NmiMeaning::Kick)
         } else {
-            self.owe()
+            out.owe()
         }
     }
 
@@ -133,14 +188,27 @@ impl CpuWord {
         Some(Self(self.0 - 1).settle(true))
     }
 
-    /// The CPU enters or leaves the parked state.
-    #[must_use]
-    pub const fn parked_as(self, parked: bool) -> Self {
-        if parked {
-            Self(self.0 | PARKED)
+    /// The CPU enters the parked state, and looks once more before it does. `None`
+    /// while a kick is on its way: in wait-for-SIPI it would stay in the processor,
+    /// and a guest's NMI would merge with it.
+    pub const fn park(self) -> Option<Self> {
+        if self.kick_outstanding() {
+            None
         } else {
-            Self(self.0 & !PARKED)
+            Some(Self(self.0 | PARKED | LOOK))
         }
+    }
+
+    /// The CPU leaves the parked state, and looks before it runs anything.
+    #[must_use]
+    pub const fn unpark(self) -> Self {
+        Self(self.0 & !PARKED | LOOK)
+    }
+
+    /// The CPU has failed and never looks again: it counts as stopped.
+    #[must_use]
+    pub const fn give_up(self) -> Self {
+        Self(self.0 | PARKED)
     }
 }
 
@@ -152,9 +220,13 @@ mod tests {
         CpuWord::default().join()
     }
 
+    fn in_guest() -> CpuWord {
+        online().enter()
+    }
+
     #[test]
     fn an_nmi_is_the_kick_that_was_announced_and_only_one() {
-        let word = online().announce_kick().unwrap();
+        let word = in_guest().announce_kick().unwrap();
         assert!(word.kick_outstanding());
         let (word, meaning) = word.nmi();
         assert_eq!(meaning, NmiMeaning::Kick);
@@ -165,14 +237,39 @@ mod tests {
 
     #[test]
     fn a_second_kick_is_not_announced_while_one_is_on_its_way() {
-        let word = online().announce_kick().unwrap();
+        let word = in_guest().announce_kick().unwrap();
         assert_eq!(word.announce_kick(), None);
     }
 
     #[test]
-    fn parked_and_absent_cpus_are_not_kicked() {
-        assert_eq!(online().parked_as(true).announce_kick(), None);
-        assert_eq!(CpuWord::default().announce_kick(), None);
+    fn only_a_cpu_in_the_guest_is_kicked() {
+        assert_eq!(online().announce_kick(), None);
+        assert_eq!(in_guest().leave().announce_kick(), None);
+        assert_eq!(in_guest().park().unwrap().announce_kick(), None);
+        assert_eq!(CpuWord::default().enter().announce_kick(), None);
+    }
+
+    #[test]
+    fn an_nmi_takes_the_cpu_out_and_makes_it_look() {
+        let (word, _) = in_guest().nmi();
+        assert!(!word.in_guest() && word.must_look());
+        // While NMIs are blocked after it, no kick is sent.
+        assert_eq!(word.announce_kick(), None);
+    }
+
+    #[test]
+    fn whoever_was_asked_finds_out_as_it_enters() {
+        assert!(!online().enter().must_look());
+        assert!(online().ask().enter().must_look());
+        assert!(!online().ask().begin_look().enter().must_look());
+    }
+
+    #[test]
+    fn a_cpu_does_not_park_with_a_kick_on_its_way() {
+        let word = in_guest().announce_kick().unwrap().leave();
+        assert_eq!(word.park(), None);
+        let (word, _) = word.nmi();
+        assert!(word.park().is_some_and(CpuWord::must_look));
     }
 
     #[test]
@@ -206,11 +303,11 @@ mod tests {
 
     #[test]
     fn counts_and_flags_do_not_touch_each_other() {
-        let (word, _) = online().parked_as(true).owe();
+        let (word, _) = online().park().unwrap().owe();
         assert!(word.parked() && word.online() && !word.kick_outstanding());
         assert_eq!(word.owed(), 1);
-        let word = word.parked_as(false);
-        assert!(!word.parked() && word.online());
+        let word = word.unpark();
+        assert!(!word.parked() && word.online() && word.must_look());
         assert_eq!(CpuWord::from_bits(word.to_bits()), word);
     }
 }

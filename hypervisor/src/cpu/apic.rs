@@ -2,9 +2,10 @@
 //! The guest owns the APIC and may be in the middle of using it.
 
 use stillpoint_core::addr::Hpa;
-use stillpoint_quiesce::NmiSender;
+use stillpoint_quiesce::Kicker;
 
-use super::{msr, percpu};
+use super::{msr, percpu, tsc};
+use crate::clock;
 use crate::memory::layout;
 
 const X2APIC_ENABLED: u64 = 1 << 10;
@@ -105,11 +106,25 @@ fn wait_until_sent(base: *mut u8) {
     }
 }
 
-/// Kicks by NMI IPI.
-pub struct ApicNmi;
+/// How long a stop waits for the CPUs that it has asked before it kicks them, in
+/// microseconds. Every NMI IPI that was sent before arrives in that time.
+const PATIENCE_US: u64 = 3;
 
-impl NmiSender for ApicNmi {
-    fn send_nmi(&self, cpu: usize) {
+/// Kicks by NMI IPI. One for each stop.
+#[derive(Default)]
+pub struct ApicKicker {
+    /// When patience began, in ticks.
+    since: Option<u64>,
+}
+
+impl Kicker for ApicKicker {
+    fn patience_is_over(&mut self) -> bool {
+        let since = *self.since.get_or_insert_with(tsc);
+        let limit = clock::ticks_per_ms() * PATIENCE_US / 1000;
+        tsc() - since > limit && !matches!(mode(), Mode::Disabled)
+    }
+
+    fn send_nmi(&mut self, cpu: usize) {
         if let Some(target) = percpu::all().get(cpu) {
             send(target.apic_id, Ipi::Nmi);
         }

@@ -4,6 +4,7 @@
 use core::arch::global_asm;
 
 use super::{faults, percpu};
+use crate::RENDEZVOUS;
 use crate::vmx::entry;
 
 /// What an interrupt found, in the order of the pushes below.
@@ -160,11 +161,9 @@ extern "C" fn dispatch(frame: &mut Frame) {
     }
 }
 
-/// An NMI in the hypervisor: counts it, and makes an entry that is under way
-/// start over, since it has already looked.
+/// An NMI in the hypervisor: counts it, which makes this CPU look, and an entry that
+/// is under way starts over, since it has already looked.
 fn nmi(frame: &mut Frame) {
-    let cpu = percpu::this();
-    crate::RENDEZVOUS.on_nmi(cpu.index, false);
-    entry::make_look_again(cpu);
+    RENDEZVOUS.on_nmi(percpu::this().index, false);
     entry::restart_if_inside(&mut frame.rip);
 }

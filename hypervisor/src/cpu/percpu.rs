@@ -13,6 +13,7 @@ use stillpoint_core::addr::PAGE_SIZE;
 
 use super::descriptors::{Descriptors, IST_STACKS};
 use super::msr;
+use crate::RENDEZVOUS;
 use crate::debug::remote::WorkSlot;
 use crate::log::{self, LogRing};
 use crate::memory::frames::{FRAMES, OutOfFrames};
@@ -37,9 +38,8 @@ const IST_STACK_SIZE: u64 = 8 * 1024;
 pub struct PerCpu {
     /// Its own address, so that `gs:[0]` finds it.
     this: AtomicU64,
-    /// Not 0: something came up since the last look; see
-    /// [`crate::vmx::entry`]. At `gs:[8]`.
-    pub pending: AtomicU32,
+    /// This CPU's word in the rendezvous, for [`crate::vmx::entry`].
+    word: &'static AtomicU32,
     /// The local APIC's identifier.
     pub apic_id: u32,
     /// Dense number, 0 for the bootstrap processor.
@@ -68,8 +68,8 @@ pub struct PerCpu {
     pub vcpu: AtomicPtr<Vcpu>,
 }
 
-/// Offset of [`PerCpu::pending`], for the entry sequence.
-pub const PENDING_OFFSET: usize = core::mem::offset_of!(PerCpu, pending);
+/// Offset of the pointer to the CPU's word, for the entry sequence.
+pub const WORD_OFFSET: usize = core::mem::offset_of!(PerCpu, word);
 
 impl PerCpu {
     /// The guest of this CPU read the hypervisor's memory, and saw zeros.
@@ -113,6 +113,7 @@ pub fn init(apic_ids: &[u32]) -> Result<(), OutOfFrames> {
         // valid `PerCpu` but for the fields set here; MAX_CPUS pointers fit a page.
         let cpu = unsafe {
             (*place).this = AtomicU64::new(place as u64);
+            (&raw mut (*place).word).write(RENDEZVOUS.word(index));
             (*place).apic_id = apic_id;
             (*place).index = index;
             (&raw mut (*place).descriptors).write(Once::new());

@@ -13,7 +13,7 @@ use spin::Mutex;
 use super::metal::Metal;
 use super::with_session;
 use crate::RENDEZVOUS;
-use crate::cpu::apic::ApicNmi;
+use crate::cpu::apic::ApicKicker;
 use crate::cpu::interrupts::Frame;
 use crate::cpu::{halt_forever, percpu};
 use crate::log::{self, log};
@@ -158,7 +158,7 @@ fn enter(kind: StopKind, registers: Registers) -> ! {
     FAILED.store(cpu.index, Ordering::Release);
     if !first {
         // It will never join a stop: let it count as stopped.
-        RENDEZVOUS.park(cpu.index);
+        RENDEZVOUS.give_up(cpu.index);
         log!(
             "a second failure of the hypervisor, on CPU {}: halted",
             cpu.index
@@ -190,7 +190,7 @@ extern "C" fn debug(kind: *const StopKind) -> ! {
         cpu: CpuIndex(cpu.index as u16),
         kind,
     };
-    RENDEZVOUS.stop(cpu.index, &ApicNmi, vcpu);
+    RENDEZVOUS.stop(cpu.index, &mut ApicKicker::default(), vcpu);
     while with_session(vcpu, |session| session.stopped(&mut Metal, reason)).is_some() {
         // There is nothing to go on with: the next client finds the same.
     }

@@ -23,7 +23,7 @@ use vmcs_inspect::{ExitReasonField, Field, InterruptionInfo};
 
 use self::metal::Metal;
 use crate::RENDEZVOUS;
-use crate::cpu::apic::ApicNmi;
+use crate::cpu::apic::ApicKicker;
 use crate::cpu::halt_forever;
 use crate::log::{self, log};
 use crate::serial::DebugLine;
@@ -55,7 +55,7 @@ pub fn with_machine_stopped<T>(vcpu: &mut Vcpu, work: impl FnOnce(&mut Vcpu) -> 
         return work(vcpu);
     }
     let me = vcpu.cpu.index;
-    let taken = RENDEZVOUS.stop(me, &ApicNmi, vcpu);
+    let taken = RENDEZVOUS.stop(me, &mut ApicKicker::default(), vcpu);
     let result = work(vcpu);
     if taken {
         RENDEZVOUS.release(me);

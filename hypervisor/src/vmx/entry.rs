@@ -1,19 +1,20 @@
 //! VM entry and VM exit: the one place where registers change hands.
 //!
-//! The last look at this CPU's pending work and the VM entry form a restartable
-//! sequence, from `vm_entry_begin` to `vm_entry_end`. An NMI in between has been
-//! counted by its handler but not acted upon; the handler sends the sequence back
-//! to its caller ([`restart_if_inside`]), which looks again. So no NMI waits for
-//! the next exit, and no lock or flag is needed for it.
+//! One instruction sets "in the guest" in this CPU's word and learns whether
+//! somebody has asked it to look. From there to the VM entry, `vm_entry_begin` to
+//! `vm_entry_end`, is a restartable sequence: an NMI in between has been counted by
+//! its handler but not acted upon, and the handler sends the sequence back to its
+//! caller ([`restart_if_inside`]), which looks. So no NMI waits for the next exit.
 
 use core::arch::naked_asm;
-use core::sync::atomic::Ordering;
 
 use stillpoint_core::registers::Gprs;
+use stillpoint_quiesce::{GUEST, LOOK};
 use vmcs_inspect::Field;
 
 use super::instructions::{VmxFailure, get};
-use crate::cpu::percpu::{PENDING_OFFSET, PerCpu};
+use crate::RENDEZVOUS;
+use crate::cpu::percpu::{PerCpu, WORD_OFFSET};
 
 /// The guest's registers that VMX leaves to the hypervisor. RSP is in the VMCS;
 /// its place in `gprs` is filled only for who wants it there.
@@ -68,10 +69,12 @@ unsafe extern "C" fn enter(registers: *mut GuestRegisters, launched: u32) -> u32
         "push rdi",
         "mov eax, {host_rsp}",
         "vmwrite rax, rsp",
+        "mov rax, gs:[{word}]",
+        // LOOK is the sign bit of what comes out.
+        "lock or dword ptr [rax], {guest}",
         ".global vm_entry_begin",
         "vm_entry_begin:",
-        "cmp dword ptr gs:[{pending}], 0",
-        "jne vm_entry_restart",
+        "js vm_entry_restart",
         // The moves below leave the flags alone.
         "test esi, esi",
         "ldmxcsr [rdi + {mxcsr}]",
@@ -104,12 +107,17 @@ unsafe extern "C" fn enter(registers: *mut GuestRegisters, launched: u32) -> u32
         "mov eax, 1",
         "5:",
         "pop rdi",
+        "mov rdx, gs:[{word}]",
+        "lock and dword ptr [rdx], {not_guest}",
         "jmp 6f",
         ".global vm_exit",
         "vm_exit:",
         // RSP is as VMWRITE saved it: the pointer to the registers is on top.
         "xchg rdi, [rsp]",
         "mov [rdi + {gprs} + 0 * 8], rax",
+        // As early as can be: from here on a stop needs no NMI here.
+        "mov rax, gs:[{word}]",
+        "lock and dword ptr [rax], {not_guest}",
         "mov [rdi + {gprs} + 1 * 8], rcx",
         "mov [rdi + {gprs} + 2 * 8], rdx",
         "mov [rdi + {gprs} + 3 * 8], rbx",
@@ -137,12 +145,16 @@ unsafe extern "C" fn enter(registers: *mut GuestRegisters, launched: u32) -> u32
         ".balign 4",
         "7: .long 0x1f80",
         host_rsp = const Field::HOST_RSP.encoding(),
-        pending = const PENDING_OFFSET,
+        word = const WORD_OFFSET,
+        guest = const GUEST,
+        not_guest = const !(GUEST as i32),
         mxcsr = const MXCSR,
         xmm = const XMM,
         gprs = const GPRS,
     )
 }
+
+const _: () = assert!(LOOK == 1 << 31, "the entry sequence tests the sign flag");
 
 unsafe extern "C" {
     static vm_entry_begin: u8;
@@ -166,7 +178,7 @@ pub fn restart_if_inside(rip: &mut u64) {
     }
 }
 
-/// Sees to it that this CPU looks before its next entry.
+/// Sees to it that a CPU looks before its next entry.
 pub fn make_look_again(cpu: &PerCpu) {
-    cpu.pending.store(1, Ordering::SeqCst);
+    RENDEZVOUS.ask(cpu.index);
 }

@@ -139,7 +139,7 @@ impl Vcpu {
     /// One entry, and the handling of the exit that follows. False if it never
     /// came to the entry.
     pub fn run_once(&mut self) -> bool {
-        if self.cpu.pending.load(Ordering::Relaxed) != 0 {
+        if RENDEZVOUS.must_look(self.cpu.index) {
             self.look();
         }
         match entry::run(&mut self.registers, self.launched) {
@@ -155,10 +155,10 @@ impl Vcpu {
         }
     }
 
-    /// Acts on whatever came up since the last look. NMIs that come during it set
-    /// the flag again, and the entry sequence sees that.
+    /// Acts on whatever came up since the last look. What comes up during it asks for
+    /// another one, and the entry sequence sees that.
     fn look(&mut self) {
-        self.cpu.pending.store(0, Ordering::SeqCst);
+        RENDEZVOUS.begin_look(self.cpu.index);
         if !self.stepping {
             RENDEZVOUS.look(self.cpu.index, self);
         }
@@ -345,7 +345,6 @@ impl Vcpu {
                 for (field, value) in cpu_state::sipi_fields(vector) {
                     set(field, value);
                 }
-                entry::make_look_again(self.cpu);
             }
             StartAction::ResetMachine => crate::reset::reset_machine(),
             StartAction::Ignore => {}
@@ -367,8 +366,9 @@ impl Vcpu {
         set(Field::GUEST_INTERRUPTIBILITY, 0);
         set(Field::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
         set(Field::VM_ENTRY_INTERRUPTION_INFO, 0);
-        RENDEZVOUS.park(self.cpu.index);
-        entry::make_look_again(self.cpu);
+        while !RENDEZVOUS.try_park(self.cpu.index) {
+            core::hint::spin_loop();
+        }
     }
 
     /// A CPU's first state: after INIT, waiting for a SIPI.

@@ -48,9 +48,8 @@ pub fn exception_or_nmi(vcpu: &mut Vcpu) {
     let info = InterruptionInfo::from_raw(get(Field::VM_EXIT_INTERRUPTION_INFO) as u32);
     if info.is_nmi() {
         RENDEZVOUS.on_nmi(vcpu.cpu.index, true);
-        entry::make_look_again(vcpu.cpu);
-        // One NMI at most waits while NMIs are blocked; a kick and a guest's NMI
-        // would then arrive as one. So they are blocked no longer than need be.
+        // One NMI at most waits while NMIs are blocked, so they are blocked no longer
+        // than need be.
         unblock_nmis();
         return;
     }
