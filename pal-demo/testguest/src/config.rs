@@ -7,6 +7,12 @@
 //!   the guest's.
 //! - `test=NAME`: only the tests whose name contains NAME.
 //! - `end=halt`: stay, when done, instead of ending the emulator.
+//!
+//! For `suite=storm` alone:
+//! - `rounds=N`: NMIs that each CPU sends in each pattern. Without it: 50.
+//! - `seed=N`: what is random follows from it. Without it: 1.
+//! - `pattern=NAME`: one of storm/traffic.rs. Without it: each in turn.
+//! - `pause=N`: at most N exits between two NMIs of a CPU. Without it: 4.
 
 use crate::boot::MAX_CPUS;
 
@@ -28,6 +34,21 @@ pub struct Config {
     pub com2_hidden: bool,
     /// Whether to end the emulator when done.
     pub shut_down: bool,
+    /// What a storm is made of.
+    pub storm: Storm,
+}
+
+/// The words for `suite=storm`.
+#[derive(Clone, Copy, Debug)]
+pub struct Storm {
+    /// NMIs that each CPU sends in each pattern.
+    pub rounds: u64,
+    /// What is random follows from it.
+    pub seed: u64,
+    /// Name of the only pattern to run; empty for all.
+    pub pattern: &'static str,
+    /// At most so many exits between two NMIs of a CPU.
+    pub pause: u64,
 }
 
 /// Why a configuration is refused: the word at fault.
@@ -45,6 +66,12 @@ pub fn read() -> Result<Config, BadWord> {
         cpus: 1,
         com2_hidden: false,
         shut_down: true,
+        storm: Storm {
+            rounds: 50,
+            seed: 1,
+            pattern: "",
+            pause: 4,
+        },
     };
     for word in text.split_ascii_whitespace() {
         let bad = BadWord(word);
@@ -58,6 +85,10 @@ pub fn read() -> Result<Config, BadWord> {
             Some(("com2", "hidden")) => config.com2_hidden = true,
             Some(("com2", "uart")) => config.com2_hidden = false,
             Some(("end", "halt")) => config.shut_down = false,
+            Some(("rounds", n)) => config.storm.rounds = n.parse().map_err(|_| bad)?,
+            Some(("seed", n)) => config.storm.seed = n.parse().map_err(|_| bad)?,
+            Some(("pause", n)) => config.storm.pause = n.parse().map_err(|_| bad)?,
+            Some(("pattern", name)) => config.storm.pattern = name,
             _ => return Err(bad),
         }
     }

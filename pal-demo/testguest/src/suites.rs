@@ -4,7 +4,7 @@ use crate::config::{self, BadWord};
 use crate::harness::{Context, Test};
 use crate::tests::{
     bench, control, cpuid, debugger, exceptions, firmware, hypercall, memory, modes, msr, nmi,
-    ports, registers, reset, smp, state, step, tables, task_switch, translation, vmx,
+    ports, registers, reset, smp, state, step, storm, tables, task_switch, translation, vmx,
 };
 use crate::{harness, println};
 
@@ -40,6 +40,7 @@ const SUITES: &[(&str, Suite)] = &[
         ]),
     ),
     ("smp", Suite::Tests(&[smp::TESTS])),
+    ("storm", Suite::Tests(&[storm::TESTS])),
     ("bench", Suite::Tests(&[bench::TESTS])),
     ("reset-keyboard", Suite::Run(reset::by_keyboard)),
     ("reset-chipset", Suite::Run(reset::by_chipset)),

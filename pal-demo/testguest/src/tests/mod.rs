@@ -17,6 +17,7 @@ pub mod reset;
 pub mod smp;
 pub mod state;
 pub mod step;
+pub mod storm;
 pub mod tables;
 pub mod task_switch;
 pub mod translation;
