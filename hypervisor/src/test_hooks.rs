@@ -1,5 +1,7 @@
 //! Hypercalls that break the machine on purpose, for the tests' image alone.
 
+pub mod aim;
+
 use stillpoint_abi::{HypercallResult, TestHook};
 use stillpoint_core::registers::Gpr;
 
@@ -44,10 +46,14 @@ pub fn handle(vcpu: &mut Vcpu, hook: TestHook) {
             use core::sync::atomic::Ordering::Relaxed;
             result = vcpu.cpu.exits.iter().map(|c| c.load(Relaxed)).sum();
         }
+        TestHook::AimNmi => answer = aim::arm(vcpu.registers.gprs[Gpr::Rcx]),
     }
     let gprs = &mut vcpu.registers.gprs;
     gprs[Gpr::Rax] = result;
-    if matches!(hook, TestHook::HypervisorRange | TestHook::QuiesceRound) {
+    if matches!(
+        hook,
+        TestHook::HypervisorRange | TestHook::QuiesceRound | TestHook::AimNmi
+    ) {
         gprs[Gpr::Rcx] = answer[0];
         gprs[Gpr::Rdx] = answer[1];
     }

@@ -159,6 +159,11 @@ pub enum TestHook {
     OweNmi = TestHook::BASE + 5,
     /// Exits counted on this CPU since its start, in RAX.
     ExitCount = TestHook::BASE + 6,
+    /// The next NMI of this CPU's guest is used up for landing another one on an
+    /// instruction of the VM-entry sequence: RCX = its byte, counted from shortly
+    /// before the sequence. RAX = 0; RCX = how many such aims have hit an
+    /// instruction so far, RDX = the byte where VMRESUME is.
+    AimNmi = TestHook::BASE + 7,
 }
 
 impl TestHook {
@@ -166,7 +171,7 @@ impl TestHook {
     pub const BASE: u32 = 0x5350_0000;
 
     /// Every test hook, in the order of the numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Panic,
         Self::HostPageFault,
         Self::HostInvalidOpcode,
@@ -174,6 +179,7 @@ impl TestHook {
         Self::QuiesceRound,
         Self::OweNmi,
         Self::ExitCount,
+        Self::AimNmi,
     ];
 
     /// The number that a caller puts in EAX.

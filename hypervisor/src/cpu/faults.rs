@@ -26,6 +26,10 @@ fn table() -> &'static [Entry] {
 
 /// Continues at the fix-up, or stops in the debugger.
 pub fn handle(frame: &mut Frame) {
+    #[cfg(feature = "test-hooks")]
+    if crate::test_hooks::aim::debug_exception(frame) {
+        return;
+    }
     if let Some(entry) = table().iter().find(|e| e.instruction == frame.rip) {
         frame.rip = entry.fix_up;
         return;

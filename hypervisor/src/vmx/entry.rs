@@ -168,12 +168,20 @@ pub fn exit_address() -> u64 {
     &raw const vm_exit as u64
 }
 
+/// The restartable sequence: its first byte, and the first one after it.
+pub fn restartable() -> (u64, u64) {
+    (
+        &raw const vm_entry_begin as u64,
+        &raw const vm_entry_end as u64,
+    )
+}
+
 /// Called by the NMI handler with the RIP that the NMI interrupted: inside the
 /// entry sequence it becomes the way back. RSP does not change in the sequence,
 /// and the registers that it may have loaded are still in memory.
 pub fn restart_if_inside(rip: &mut u64) {
-    let inside = &raw const vm_entry_begin as u64..&raw const vm_entry_end as u64;
-    if inside.contains(rip) {
+    let (begin, end) = restartable();
+    if (begin..end).contains(rip) {
         *rip = &raw const vm_entry_restart as u64;
     }
 }

@@ -47,6 +47,10 @@ pub fn undo_iret(kind: ExitKind) {
 pub fn exception_or_nmi(vcpu: &mut Vcpu) {
     let info = InterruptionInfo::from_raw(get(Field::VM_EXIT_INTERRUPTION_INFO) as u32);
     if info.is_nmi() {
+        #[cfg(feature = "test-hooks")]
+        if crate::test_hooks::aim::nmi_exit() {
+            return;
+        }
         RENDEZVOUS.on_nmi(vcpu.cpu.index, true);
         // One NMI at most waits while NMIs are blocked, so they are blocked no longer
         // than need be.

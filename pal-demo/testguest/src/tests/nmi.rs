@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = tests![
     page_fault_during_nmi_delivery,
     nmi_stack_in_the_hypervisor,
     nmis_owed_by_the_hypervisor_are_exact,
+    nmi_on_each_instruction_of_the_vm_entry,
 ];
 
 /// Ticks in which an NMI that should not come would have come.
@@ -300,6 +301,60 @@ fn nmis_owed_by_the_hypervisor_are_exact(context: &Context) -> Outcome {
         }
         quiet();
         check_eq!(count() - before, 200, "NMIs");
+        Ok(())
+    })
+}
+
+/// Ticks in which an NMI comes that waits for no exit.
+const AT_ONCE: u64 = 5_000;
+
+/// Has the hypervisor aim the next NMI: the hits so far, and the last byte to aim
+/// at. `None` without test hooks.
+fn aim(offset: u64) -> Option<[u64; 2]> {
+    let (mut rax, mut rcx, rdx) = (u64::from(TestHook::AimNmi.command()), offset, 0_u64);
+    let last;
+    // SAFETY: a hypercall that touches no memory of this guest.
+    unsafe {
+        asm!("vmcall", inout("rax") rax, inout("rcx") rcx, inout("rdx") rdx => last,
+             options(nostack));
+    }
+    (rax == HypercallResult::Success.code()).then_some([rcx, last])
+}
+
+/// Aims at a byte, shoots, and expects one NMI at once. Returns the hits before.
+fn shoot(offset: u64) -> Result<u64, crate::harness::Failure> {
+    let Some([hits, _]) = aim(offset) else {
+        crate::fail!("no aim at byte {offset}");
+    };
+    let before = count();
+    send();
+    check!(
+        cpu::wait_until(AT_ONCE, || count() != before),
+        "the NMI that hit byte {offset} waits for an exit"
+    );
+    quiet();
+    check_eq!(count() - before, 1, "NMIs for byte {offset}");
+    Ok(hits)
+}
+
+/// An NMI that the hypervisor takes between its last look and VMRESUME must not
+/// wait there for the next exit.
+fn nmi_on_each_instruction_of_the_vm_entry(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let Some([_, resume]) = aim(0) else {
+        // The release image: an unknown command.
+        return Ok(());
+    };
+    with_handler(vector::NMI, nothing, || {
+        let first = shoot(0)?;
+        for offset in 1..resume {
+            shoot(offset)?;
+        }
+        let before_resume = shoot(resume)?;
+        let after = shoot(resume + 1)?;
+        check_eq!(after - before_resume, 1, "hits on VMRESUME");
+        // 16 vector registers, 15 others, MXCSR, the last look.
+        check!(after - first > 33, "{} hits", after - first);
         Ok(())
     })
 }
