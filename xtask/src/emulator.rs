@@ -22,6 +22,8 @@ pub struct Hardware {
     pub memory: u32,
     /// The emulator's name of the CPU model.
     pub model: String,
+    /// A feature that the CPU model lacks, by the emulator's name for it.
+    pub without: Option<&'static str>,
     /// Instructions per emulated second.
     pub ips: u32,
     /// Unknown MSRs read as 0 instead of raising #GP.
@@ -37,6 +39,7 @@ impl Default for Hardware {
             memory: 512,
             // Has VMX with EPT, and no CPUID leaf 15h to make Linux believe in a TSC of GHz.
             model: "broadwell_ult".into(),
+            without: None,
             ips: 20_000_000,
             ignore_bad_msrs: true,
             disks: Vec::new(),
@@ -132,8 +135,11 @@ fn configuration(folder: &Path, hardware: &Hardware, [com1, com2]: [u16; 2]) -> 
     // The emulator takes no more of the host's; the rest it fetches when it is used.
     let host_memory = (*memory).min(2048);
     let ignore_bad_msrs = u8::from(hardware.ignore_bad_msrs);
+    let without = hardware.without.map_or(String::new(), |feature| {
+        format!(", exclude_features=\"{feature}\"")
+    });
     let mut text = format!(
-        "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}
+        "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}{without}
 clock: sync=none, time0=local
 memory: guest={memory}, host={host_memory}
 romimage: file={share}/BIOS-bochs-latest, options=fastboot

@@ -55,7 +55,11 @@ boot_start32:
     mov eax, 0x80000001
     cpuid
     bt edx, 29
+    jnc 2f
+    bt edx, 20
     jc 3f
+    lea esi, [boot_no_execute_disable - IMAGE_VMA + IMAGE_LMA]
+    jmp boot_refuse
 2:
     lea esi, [boot_no_long_mode - IMAGE_VMA + IMAGE_LMA]
     jmp boot_refuse
@@ -130,6 +134,16 @@ boot_long_mode:
 
     // Prints the line at esi on the screen and on COM1, and stops.
 boot_refuse:
+    // 115,200 baud, 8 bits, no parity, no interrupts: pairs of register and value.
+    lea ebx, [boot_uart - IMAGE_VMA + IMAGE_LMA]
+    mov ecx, 6
+11:
+    movzx edx, byte ptr [ebx]
+    add edx, 0x3f8
+    mov al, [ebx + 1]
+    out dx, al
+    add ebx, 2
+    loop 11b
     mov ebx, 0xb8000
 7:
     lodsb
@@ -166,10 +180,14 @@ boot_gdt_pointer:
     .short 23
     .long boot_gdt - IMAGE_VMA + IMAGE_LMA
     .long 0
+boot_uart:
+    .byte 1, 0, 3, 0x80, 0, 1, 1, 0, 3, 3, 4, 3
 boot_no_multiboot:
     .asciz "stillpoint: not started by Multiboot2. In GRUB use the command multiboot2, not multiboot or linux.\r\n"
 boot_no_long_mode:
     .asciz "stillpoint: this CPU has no long mode (CPUID.80000001H:EDX.LM[bit 29] = 0).\r\n"
+boot_no_execute_disable:
+    .asciz "stillpoint: this CPU has no execute disable (CPUID.80000001H:EDX.NX[bit 20] = 0). Turn it on in the firmware's set-up.\r\n"
 
     .code64
 boot_start64:

@@ -8,6 +8,7 @@ use gdb_stub::machine::{CpuIndex, MachineError, Register};
 use gdb_stub::registers::{FxsaveImage, Registers, Segment};
 use stillpoint_core::control_regs::{ControlRegister, Outcome};
 use stillpoint_core::registers::{Gpr, Gprs};
+use stillpoint_core::task_switch::vmcs::SEGMENTS;
 use vmcs_inspect::{Field, VmcsAccess};
 
 use super::{host, metal};
@@ -19,18 +20,10 @@ use crate::vmx::vcpu::{Published, Vcpu};
 
 fn read_vmcs(vmcs: &mut dyn VmcsAccess, gprs: &Gprs, out: &mut Registers) {
     let mut read = |field| vmcs.read(field).unwrap_or(0);
-    let mut segment = |selector, base| Segment {
+    let [es, cs, ss, ds, fs, gs, ..] = SEGMENTS.map(|[selector, base, ..]| Segment {
         selector: read(selector) as u16,
         base: read(base),
-    };
-    let (cs, ss, ds, es, fs, gs) = (
-        segment(Field::GUEST_CS_SELECTOR, Field::GUEST_CS_BASE),
-        segment(Field::GUEST_SS_SELECTOR, Field::GUEST_SS_BASE),
-        segment(Field::GUEST_DS_SELECTOR, Field::GUEST_DS_BASE),
-        segment(Field::GUEST_ES_SELECTOR, Field::GUEST_ES_BASE),
-        segment(Field::GUEST_FS_SELECTOR, Field::GUEST_FS_BASE),
-        segment(Field::GUEST_GS_SELECTOR, Field::GUEST_GS_BASE),
-    );
+    });
     let mut control = |real, shadow, mask| {
         ControlRegister {
             real: read(real),

@@ -96,12 +96,24 @@ pub fn reboot(workshop: &Workshop) -> Result<()> {
 
 /// CPUs that cannot run it: one line that names what is missing, and no guest.
 pub fn unfit_cpus(workshop: &Workshop) -> Result<()> {
-    for (part, model, line) in [
-        ("no-vmx", "athlon64_clawhammer", r"VMX.*CPUID.*ECX.*\n"),
+    for (part, model, without, line) in [
+        (
+            "no-vmx",
+            "athlon64_clawhammer",
+            None,
+            r"VMX.*CPUID.*ECX.*\n",
+        ),
+        (
+            "no-execute-disable",
+            "broadwell_ult",
+            Some("nx"),
+            r"execute disable.*CPUID.*EDX.*firmware.*\n",
+        ),
         // VMX, but too old; the longest of the lines, whole.
         (
             "no-timer",
             "core2_penryn_t9600",
+            None,
             r#"lacks "[^"\n]*": bit \d+ [^\n]*\(MSR 0x48d\) is 0\r?\n"#,
         ),
     ] {
@@ -109,6 +121,7 @@ pub fn unfit_cpus(workshop: &Workshop) -> Result<()> {
         plan.hardware = Hardware {
             cpus: 1,
             model: model.into(),
+            without,
             ..Hardware::default()
         };
         let machine = workshop.start(plan)?;
