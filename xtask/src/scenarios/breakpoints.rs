@@ -72,17 +72,17 @@ pub fn on_each_cpu(workshop: &Workshop) -> Result<()> {
     Ok(())
 }
 
-/// A breakpoint in a debug register. The emulator's own are broken with several CPUs, so with one.
+/// A breakpoint in a debug register.
 pub fn hardware(workshop: &Workshop) -> Result<()> {
-    let (machine, mut console) = workshop.boot(Plan::debian(1))?;
-    fork_on_each_cpu(&mut console, 1)?;
+    let (machine, mut console) = workshop.boot(Plan::debian(2))?;
+    fork_on_each_cpu(&mut console, 2)?;
     let mut gdb = workshop.attach(&machine)?;
     gdb.expect(
         "hbreak kernel_clone",
         "Hardware assisted breakpoint 1 at 0x",
     )?;
     let address = gdb.number("&kernel_clone")?;
-    for round in 0..3 {
+    for round in 0..6 {
         let stop = continue_to_stop(&mut gdb)?;
         ensure!(stop.contains("Breakpoint 1"), "round {round}: {stop}");
         let rip = gdb.number("$rip")?;
