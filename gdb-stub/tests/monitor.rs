@@ -138,6 +138,12 @@ fn msrs_are_read_and_written_by_name_and_number_on_any_cpu() {
     );
     assert_eq!(bench.machine.cpus[1].msrs[&0x10], 0x1234);
     assert_eq!(bench.machine.cpus[0].msrs[&0x10], 1);
+    // One that has no name here.
+    bench.machine.cpus[0].msrs.insert(0x8b, 5);
+    assert_eq!(
+        run(&mut bench, "msr 0x8b"),
+        "CPU 0: MSR 0x8b = 0x0000000000000005\n"
+    );
 }
 
 #[test]

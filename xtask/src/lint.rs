@@ -11,7 +11,7 @@ use xshell::{Shell, cmd};
 
 use crate::compile::{GUEST_FLAGS, IMAGE_FLAGS, TARGET, TEST_GUEST_FLAGS};
 use crate::paths;
-use crate::progress::step;
+use crate::progress::{say, step};
 
 /// Check formatting, clippy, and the workspace's own rules.
 #[derive(Args)]
@@ -135,6 +135,7 @@ pub fn command(_: &LintArgs) -> Result<()> {
             complaints.len()
         );
     }
+    say("lint: passed");
     Ok(())
 }
 

@@ -68,11 +68,11 @@ pub fn run<'a, M: Machine>(
             .map_err(refused)?;
     }
     let value = context.machine.read_msr(cpu, index).map_err(refused)?;
-    let name = NAMES
-        .iter()
-        .find(|(_, number)| *number == index)
-        .map_or("", |(name, _)| name);
-    writeln!(out, "CPU {cpu}: MSR {index:#x} {name} = {value:#018x}")?;
+    write!(out, "CPU {cpu}: MSR {index:#x}")?;
+    if let Some((name, _)) = NAMES.iter().find(|(_, number)| *number == index) {
+        write!(out, " {name}")?;
+    }
+    writeln!(out, " = {value:#018x}")?;
     Ok(())
 }
 
