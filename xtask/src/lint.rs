@@ -35,7 +35,7 @@ enum CrateKind {
 }
 
 /// The arrows of the design: they point one way, and none points at the hypervisor.
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 10] = [
     Rule {
         package: "stillpoint",
         kind: CrateKind::Metal,
@@ -43,6 +43,7 @@ const RULES: [Rule; 9] = [
             "stillpoint-abi",
             "stillpoint-core",
             "stillpoint-quiesce",
+            "stillpoint-trace",
             "gdb-stub",
             "vmcs-inspect",
         ],
@@ -61,6 +62,11 @@ const RULES: [Rule; 9] = [
         package: "stillpoint-quiesce",
         kind: CrateKind::Library,
         may_use: &[],
+    },
+    Rule {
+        package: "stillpoint-trace",
+        kind: CrateKind::Library,
+        may_use: &["stillpoint-quiesce", "vmcs-inspect"],
     },
     Rule {
         package: "gdb-stub",
