@@ -395,12 +395,26 @@ pub trait Inspect {
     /// Calls `line` with each line of the in-memory log, oldest first.
     fn log(&mut self, line: &mut dyn FnMut(&str));
 
+    /// Calls `event` with what the hypervisor recorded of `cpu`, of every CPU if none is
+    /// named, in the order of time.
+    fn trace(&mut self, cpu: Option<CpuIndex>, event: &mut dyn FnMut(&TraceEvent<'_>));
+
     /// Prints the hypervisor's own registers on `cpu`: RIP, RSP, control registers,
     /// GDT and IDT, as far as they are known there.
     fn host_registers(&mut self, cpu: CpuIndex, out: &mut dyn fmt::Write) -> fmt::Result;
 
     /// Prints name, version, build, and the addresses that the image occupies.
     fn version(&mut self, out: &mut dyn fmt::Write) -> fmt::Result;
+}
+
+/// One event that the hypervisor recorded.
+pub struct TraceEvent<'a> {
+    /// When, in nanoseconds since the processor's reset.
+    pub nanoseconds: u64,
+    /// The CPU that it happened to.
+    pub cpu: CpuIndex,
+    /// What happened, in one line.
+    pub text: &'a dyn fmt::Display,
 }
 
 /// One more than the highest basic exit reason that is counted.

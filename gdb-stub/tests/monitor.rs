@@ -2,7 +2,7 @@
 
 mod support;
 
-use gdb_stub::machine::CpuActivity;
+use gdb_stub::machine::{CpuActivity, CpuIndex};
 use support::client::{Bench, console, monitor};
 use support::guest::guest;
 use vmcs_inspect::NmiLedger;
@@ -28,6 +28,7 @@ help         lists the commands, or explains one
 vmcs         shows VMCSs, NMI state first; sets and checks fields
 cpus         why the machine is stopped, and what each CPU was doing
 log          the hypervisor's last N log lines (40)
+trace        the last N things that happened to the CPUs (40)
 regs         the hypervisor's own registers on a CPU
 xp           dumps guest physical memory: xp /16xb 0x7c00
 wp           writes guest physical memory: wp /b 0x7c00 0x90
@@ -42,7 +43,7 @@ version      which Stillpoint this is
 the CPU of GDB's current thread is meant (thread N is CPU N-1).
 ";
     assert_eq!(text, expected);
-    for line in text.lines().take(14) {
+    for line in text.lines().take(15) {
         let name = line.split(' ').next().unwrap();
         let help = run_new(&format!("help {name}"));
         assert!(help.starts_with(&format!("monitor {name} ")), "{help}");
@@ -249,6 +250,42 @@ fn the_log_shows_its_end_unless_told() {
         "(58 earlier lines: `monitor log all`)\nline 59\nline 60\n"
     );
     assert_eq!(run_new("log all").lines().count(), 60);
+}
+
+#[test]
+fn the_trace_shows_its_end_of_one_cpu_or_all() {
+    let mut bench = Bench::new(2);
+    bench.machine.trace = (0..50)
+        .map(|n| {
+            (
+                n * 1_000_001,
+                CpuIndex(u16::from(n % 5 == 0)),
+                format!("event {n}"),
+            )
+        })
+        .collect();
+    let text = run(&mut bench, "trace");
+    assert!(
+        text.starts_with(
+            "(10 earlier events: `monitor trace all all`)\n\
+             \x20          us  cpu  event\n\
+             \x20   10000.010    1  event 10\n\
+             \x20   11000.011    0  event 11\n"
+        ),
+        "{text}"
+    );
+    assert!(text.ends_with("   49000.049    0  event 49\n"), "{text}");
+    assert_eq!(run(&mut bench, "trace all all").lines().count(), 51);
+    assert_eq!(
+        run(&mut bench, "trace 1 2"),
+        "(8 earlier events: `monitor trace 1 all`)\n\
+         \x20          us  cpu  event\n\
+         \x20   40000.040    1  event 40\n\
+         \x20   45000.045    1  event 45\n"
+    );
+    assert_eq!(run(&mut bench, "trace 1").lines().count(), 11);
+    assert!(run(&mut bench, "trace 2").contains("there is no such CPU"));
+    assert!(run(&mut bench, "trace all x").contains("is not a number"));
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod serial;
 mod symbols;
 #[cfg(feature = "test-hooks")]
 mod test_hooks;
+mod trace;
 mod vmx;
 
 use core::fmt;

@@ -11,6 +11,7 @@ mod memory;
 mod msr;
 mod nmi;
 mod reports;
+mod trace;
 mod vmcs;
 
 use core::fmt::{self, Write};
@@ -112,7 +113,7 @@ struct Command<M> {
 
 impl<M: Machine> Command<M> {
     /// Every command, in the order that `help` lists them.
-    const TABLE: [Self; 14] = [
+    const TABLE: [Self; 15] = [
         Self {
             name: "help",
             usage: "[COMMAND]",
@@ -140,6 +141,13 @@ impl<M: Machine> Command<M> {
             summary: "the hypervisor's last N log lines (40)",
             details: "",
             run: reports::log,
+        },
+        Self {
+            name: "trace",
+            usage: "[CPU|all] [N|all]",
+            summary: "the last N things that happened to the CPUs (40)",
+            details: trace::DETAILS,
+            run: trace::run,
         },
         Self {
             name: "regs",

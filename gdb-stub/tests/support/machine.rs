@@ -6,7 +6,8 @@ use std::fmt::{self, Write};
 
 use gdb_stub::machine::{
     Control, CpuActivity, CpuIndex, CpuState, EXIT_REASONS, GuestMode, HardwareBreakpoints,
-    Inspect, MachineError, Memory, Register, StepEnd, StopKind, StopReason, WatchCondition,
+    Inspect, MachineError, Memory, Register, StepEnd, StopKind, StopReason, TraceEvent,
+    WatchCondition,
 };
 use gdb_stub::registers::{Registers, Segment};
 use gdb_stub::{Int3Owner, SerialPort, Session};
@@ -37,6 +38,8 @@ pub struct FakeMachine {
     pub hardware: HardwareBreakpoints,
     pub int3_exits: bool,
     pub log: Vec<String>,
+    /// What was recorded: nanoseconds, CPU and event.
+    pub trace: Vec<(u64, CpuIndex, String)>,
     /// `INT3`s that the guest was given.
     pub guest_breakpoints: u32,
     /// Instructions executed by single steps.
@@ -100,6 +103,7 @@ impl FakeMachine {
             hardware: HardwareBreakpoints::default(),
             int3_exits: false,
             log: (1..=60).map(|n| format!("line {n}")).collect(),
+            trace: Vec::new(),
             guest_breakpoints: 0,
             steps: 0,
         };
@@ -412,6 +416,18 @@ impl Inspect for FakeMachine {
     fn log(&mut self, line: &mut dyn FnMut(&str)) {
         for text in &self.log {
             line(text);
+        }
+    }
+
+    fn trace(&mut self, only: Option<CpuIndex>, event: &mut dyn FnMut(&TraceEvent<'_>)) {
+        for (nanoseconds, cpu, text) in &self.trace {
+            if only.is_none_or(|only| only == *cpu) {
+                event(&TraceEvent {
+                    nanoseconds: *nanoseconds,
+                    cpu: *cpu,
+                    text,
+                });
+            }
         }
     }
 

@@ -5,8 +5,8 @@ use stillpoint_core::addr::Hpa;
 use stillpoint_quiesce::Kicker;
 
 use super::{msr, percpu, tsc};
-use crate::clock;
 use crate::memory::layout;
+use crate::{clock, trace};
 
 const X2APIC_ENABLED: u64 = 1 << 10;
 const ENABLED: u64 = 1 << 11;
@@ -126,6 +126,7 @@ impl Kicker for ApicKicker {
 
     fn send_nmi(&mut self, cpu: usize) {
         if let Some(target) = percpu::all().get(cpu) {
+            trace::event(trace::Event::KickSent { to: cpu as u16 });
             send(target.apic_id, Ipi::Nmi);
         }
     }

@@ -4,8 +4,8 @@
 use core::arch::global_asm;
 
 use super::{faults, percpu};
-use crate::RENDEZVOUS;
 use crate::vmx::entry;
+use crate::{RENDEZVOUS, trace};
 
 /// What an interrupt found, in the order of the pushes below.
 #[repr(C)]
@@ -164,6 +164,10 @@ extern "C" fn dispatch(frame: &mut Frame) {
 /// An NMI in the hypervisor: counts it, which makes this CPU look, and an entry that
 /// is under way starts over, since it has already looked.
 fn nmi(frame: &mut Frame) {
-    RENDEZVOUS.on_nmi(percpu::this().index, false);
-    entry::restart_if_inside(&mut frame.rip);
+    let rip = frame.rip;
+    let meaning = RENDEZVOUS.on_nmi(percpu::this().index, false);
+    trace::event(trace::Event::NmiInHypervisor { meaning, rip });
+    if entry::restart_if_inside(&mut frame.rip) {
+        trace::event(trace::Event::EntryRestarted);
+    }
 }

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use spin::Once;
 use stillpoint_core::addr::PAGE_SIZE;
+use stillpoint_trace::TraceRing;
 
 use super::descriptors::{Descriptors, IST_STACKS};
 use super::msr;
@@ -60,6 +61,8 @@ pub struct PerCpu {
     pub range_writes: AtomicU64,
     /// Lines that this CPU logged.
     pub log: LogRing,
+    /// What happened to this CPU.
+    pub trace: TraceRing,
     /// What the owner of a stop asks of this CPU.
     pub work: WorkSlot,
     /// What is left to read of this CPU while it is parked.

@@ -17,6 +17,7 @@ use crate::cpu::apic::ApicKicker;
 use crate::cpu::interrupts::Frame;
 use crate::cpu::{halt_forever, percpu};
 use crate::log::{self, log};
+use crate::trace;
 use crate::vmx::setup;
 use crate::vmx::vcpu::Vcpu;
 
@@ -190,7 +191,9 @@ extern "C" fn debug(kind: *const StopKind) -> ! {
         cpu: CpuIndex(cpu.index as u16),
         kind,
     };
+    trace::event(trace::Event::StopAsked);
     RENDEZVOUS.stop(cpu.index, &mut ApicKicker::default(), vcpu);
+    trace::event(trace::Event::DebuggerStopped(trace::cause(reason.kind)));
     while with_session(vcpu, |session| session.stopped(&mut Metal, reason)).is_some() {
         // There is nothing to go on with: the next client finds the same.
     }

@@ -6,24 +6,24 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use gdb_stub::machine::{
     Control, CpuActivity, CpuIndex, CpuState, EXIT_REASONS, GuestMode, HardwareBreakpoints,
-    Inspect, MachineError, StepEnd,
+    Inspect, MachineError, StepEnd, TraceEvent,
 };
 use gdb_stub::registers::Registers;
 use stillpoint_core::cpu_state::StartState;
+use stillpoint_trace::nanoseconds;
 use vmcs_inspect::monitor::NmiLedger;
 use vmcs_inspect::{ActivityState, Capabilities, Field, VmcsAccess, VmcsError};
 
 use super::{OWNER, host, metal_memory, metal_registers, registers, remote, step};
-use crate::RENDEZVOUS;
 use crate::cpu::msr;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::log::{self, log};
 use crate::memory::frames::FRAMES;
 use crate::memory::layout;
-use crate::symbols;
 use crate::vmx::instructions::{Current, get, set};
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{ept, state};
+use crate::{RENDEZVOUS, clock, symbols};
 
 /// The machine, as the CPU sees it that holds it.
 pub struct Metal;
@@ -304,6 +304,32 @@ impl Inspect for Metal {
             );
             line(&text);
         });
+    }
+
+    fn trace(&mut self, only: Option<CpuIndex>, event: &mut dyn FnMut(&TraceEvent<'_>)) {
+        let cpus = percpu::all();
+        let ticks_per_ms = clock::ticks_per_ms();
+        let mut numbers: heapless::Vec<_, { percpu::MAX_CPUS }> = cpus
+            .iter()
+            .map(|cpu| match only {
+                Some(only) if only.as_usize() != cpu.index => 0..0,
+                _ => cpu.trace.numbers(),
+            })
+            .collect();
+        stillpoint_trace::merge(
+            &mut numbers,
+            |cpu, number| {
+                let record = cpus.get(cpu)?.trace.event_at(number)?;
+                Some((record.time, record))
+            },
+            |cpu, time, record| {
+                event(&TraceEvent {
+                    nanoseconds: nanoseconds(time, ticks_per_ms),
+                    cpu: CpuIndex(cpu as u16),
+                    text: &record.text(ticks_per_ms),
+                });
+            },
+        );
     }
 
     fn host_registers(&mut self, cpu: CpuIndex, out: &mut dyn fmt::Write) -> fmt::Result {

@@ -27,6 +27,7 @@ use crate::cpu::apic::ApicKicker;
 use crate::cpu::halt_forever;
 use crate::log::{self, log};
 use crate::serial::DebugLine;
+use crate::trace;
 use crate::vmx::entry;
 use crate::vmx::instructions::{VmxFailure, get};
 use crate::vmx::vcpu::Vcpu;
@@ -50,17 +51,19 @@ pub enum Breakpoint {
 
 /// Runs `work` with every other CPU stopped.
 pub fn with_machine_stopped<T>(vcpu: &mut Vcpu, work: impl FnOnce(&mut Vcpu) -> T) -> T {
+    let me = vcpu.cpu.index;
     // While the debugger steps this CPU, the machine is stopped already.
-    if vcpu.stepping {
+    if vcpu.stepping || RENDEZVOUS.owner() == Some(me) {
         return work(vcpu);
     }
-    let me = vcpu.cpu.index;
-    let taken = RENDEZVOUS.stop(me, &mut ApicKicker::default(), vcpu);
+    trace::event(trace::Event::StopAsked);
+    RENDEZVOUS.stop(me, &mut ApicKicker::default(), vcpu);
+    let generation = RENDEZVOUS.generation();
+    trace::event(trace::Event::StopOwned { generation });
     let result = work(vcpu);
-    if taken {
-        RENDEZVOUS.release(me);
-        entry::make_look_again(vcpu.cpu);
-    }
+    trace::event(trace::Event::StopReleased { generation });
+    RENDEZVOUS.release(me);
+    entry::make_look_again(vcpu.cpu);
     result
 }
 
@@ -97,7 +100,10 @@ pub fn stop(vcpu: &mut Vcpu, reason: StopReason) {
     // What cannot go on (an entry that fails, an exit that nothing handles) is tried
     // again: it stops again, unless the person has mended it.
     let talked = with_machine_stopped(vcpu, |vcpu| {
-        with_session(vcpu, |session| session.stopped(&mut Metal, reason)).is_some()
+        trace::event(trace::Event::DebuggerStopped(trace::cause(reason.kind)));
+        let talked = with_session(vcpu, |session| session.stopped(&mut Metal, reason)).is_some();
+        trace::event(trace::Event::DebuggerResumed);
+        talked
     });
     if !talked {
         log::retake_console();

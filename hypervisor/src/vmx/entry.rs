@@ -178,12 +178,15 @@ pub fn restartable() -> (u64, u64) {
 
 /// Called by the NMI handler with the RIP that the NMI interrupted: inside the
 /// entry sequence it becomes the way back. RSP does not change in the sequence,
-/// and the registers that it may have loaded are still in memory.
-pub fn restart_if_inside(rip: &mut u64) {
+/// and the registers that it may have loaded are still in memory. True if it was
+/// inside.
+pub fn restart_if_inside(rip: &mut u64) -> bool {
     let (begin, end) = restartable();
-    if (begin..end).contains(rip) {
+    let found = (begin..end).contains(rip);
+    if found {
         *rip = &raw const vm_entry_restart as u64;
     }
+    found
 }
 
 /// Sees to it that a CPU looks before its next entry.

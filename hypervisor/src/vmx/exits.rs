@@ -18,8 +18,8 @@ use vmcs_inspect::{ExitReason, Field};
 use super::instructions::get;
 use super::vcpu::Vcpu;
 use super::{ept, state};
-use crate::cpu::msr;
-use crate::debug;
+use crate::cpu::{msr, tsc};
+use crate::{debug, trace};
 
 /// Handles the exit that has just come.
 pub fn handle(vcpu: &mut Vcpu) {
@@ -31,6 +31,7 @@ pub fn handle(vcpu: &mut Vcpu) {
     vcpu.launched = true;
     let basic = reason as u16;
     count(vcpu, basic);
+    trace(vcpu, basic);
     let Some(reason) = ExitReason::from_raw(basic) else {
         return vcpu.stop(StopKind::UnknownExit(basic));
     };
@@ -88,6 +89,19 @@ fn count(vcpu: &Vcpu, basic: u16) {
     // Only this CPU writes: no locked instruction is needed.
     if let Some(counter) = vcpu.cpu.exits.get(usize::from(basic)) {
         counter.store(counter.load(Relaxed) + 1, Relaxed);
+    }
+}
+
+/// Records the exit. Not so the timer that polls the debugger's line: it would be
+/// all that is left in the ring.
+fn trace(vcpu: &Vcpu, basic: u16) {
+    if basic != ExitReason::PreemptionTimerExpired.raw() {
+        let exit = trace::Event::Exit {
+            reason: basic,
+            rip: get(Field::GUEST_RIP),
+            entered: vcpu.entered,
+        };
+        vcpu.cpu.trace.event(tsc(), exit);
     }
 }
 

@@ -18,8 +18,9 @@ use super::entry::{self, GuestRegisters, Run};
 use super::instructions::{Current, get, set};
 use super::{ept, exits, state};
 use crate::cpu::percpu::PerCpu;
+use crate::cpu::tsc;
 use crate::debug::{self, remote};
-use crate::{RENDEZVOUS, clock};
+use crate::{RENDEZVOUS, clock, trace};
 
 /// The guest of one CPU. Owned by that CPU's run loop.
 pub struct Vcpu {
@@ -45,6 +46,8 @@ pub struct Vcpu {
     pub debug_epoch: u64,
     /// Has the VMCS been entered since its VMCLEAR?
     pub launched: bool,
+    /// When it was entered last: the time-stamp counter.
+    pub entered: u64,
 }
 
 /// What can be seen of a CPU that is parked and cannot be asked.
@@ -100,6 +103,7 @@ impl Vcpu {
             stopped_in_step: None,
             debug_epoch: 0,
             launched: false,
+            entered: 0,
         }
     }
 
@@ -142,6 +146,7 @@ impl Vcpu {
         if RENDEZVOUS.must_look(self.cpu.index) {
             self.look();
         }
+        self.entered = tsc();
         match entry::run(&mut self.registers, self.launched) {
             Run::Exit => {
                 exits::handle(self);
@@ -160,7 +165,12 @@ impl Vcpu {
     fn look(&mut self) {
         RENDEZVOUS.begin_look(self.cpu.index);
         if !self.stepping {
-            RENDEZVOUS.look(self.cpu.index, self);
+            let me = self.cpu.index;
+            let joined = RENDEZVOUS.acknowledged(me);
+            RENDEZVOUS.look(me, self);
+            if RENDEZVOUS.acknowledged(me) != joined {
+                trace::event(trace::Event::StopLeft);
+            }
         }
         debug::registers::catch_up(self);
         ept::catch_up(self.cpu);
@@ -192,22 +202,27 @@ impl Vcpu {
                 window
             }
         };
-        self.control(PrimaryControls::NMI_WINDOW_EXITING, window);
+        if self.control(PrimaryControls::NMI_WINDOW_EXITING, window) && window {
+            trace::event(trace::Event::NmiWindowOpened);
+        }
     }
 
-    /// Sets or clears one of the primary processor-based controls.
-    pub fn control(&mut self, bit: PrimaryControls, on: bool) {
+    /// Sets or clears one of the primary processor-based controls. False if it was so
+    /// before.
+    pub fn control(&mut self, bit: PrimaryControls, on: bool) -> bool {
         let bit = u64::from(bit.bits());
         let old = get(Field::PRIMARY_PROCESSOR_BASED_CONTROLS);
         let new = if on { old | bit } else { old & !bit };
         if new != old {
             set(Field::PRIMARY_PROCESSOR_BASED_CONTROLS, new);
         }
+        new != old
     }
 
     /// The next entry delivers this event.
     pub fn inject(&mut self, event: Event) {
         let event = event.in_mode(get(Field::GUEST_CR0));
+        trace::event(trace::Event::Injected(event.info));
         // A processor refuses such an entry; an emulator may not.
         assert!(
             !event.info.is_nmi()
@@ -341,6 +356,7 @@ impl Vcpu {
             StartAction::Start(vector) => {
                 self.start_state = StartState::Started;
                 RENDEZVOUS.unpark(self.cpu.index);
+                trace::event(trace::Event::Unparked { vector });
                 self.load(&cpu_state::after_init(&self.reset_input()));
                 for (field, value) in cpu_state::sipi_fields(vector) {
                     set(field, value);
@@ -366,6 +382,7 @@ impl Vcpu {
         set(Field::GUEST_INTERRUPTIBILITY, 0);
         set(Field::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
         set(Field::VM_ENTRY_INTERRUPTION_INFO, 0);
+        trace::event(trace::Event::Parked);
         while !RENDEZVOUS.try_park(self.cpu.index) {
             core::hint::spin_loop();
         }
@@ -387,7 +404,10 @@ impl Vcpu {
 
 /// While another CPU holds the machine, this one does what it asks.
 impl Waiter for Vcpu {
-    fn joined(&mut self) {}
+    fn joined(&mut self) {
+        let generation = RENDEZVOUS.generation();
+        trace::event(trace::Event::StopJoined { generation });
+    }
 
     fn wait(&mut self) {
         let cpu = self.cpu;

@@ -13,6 +13,10 @@ const COMMANDS: &[(&str, &str)] = &[
     ("version", r"Stillpoint \d+\.\d+\.\d+"),
     ("cpus", r"(?s)0.*\n.*1"),
     ("log", r"(?i)stillpoint"),
+    (
+        "trace",
+        r"(?s)exit .* at 0x.*stop \d+ joined.*debugger stops: debug line\s*$",
+    ),
     ("exits", r"CPUID|CR_ACCESS|EPT"),
     ("regs host", r"(?i)rip"),
     ("xp /4xb 0x7c00", r"0x[0-9a-f]{2}"),

@@ -3,9 +3,9 @@
 use stillpoint_abi::{Hypercall, HypercallResult};
 use stillpoint_core::registers::Gpr;
 
-use crate::log;
 use crate::memory::bios;
 use crate::vmx::vcpu::Vcpu;
+use crate::{log, trace};
 
 /// Exit reason 18.
 pub fn handle(vcpu: &mut Vcpu) {
@@ -13,13 +13,15 @@ pub fn handle(vcpu: &mut Vcpu) {
         return bios::answer(vcpu);
     }
     let command = vcpu.registers.gprs[Gpr::Rax] as u32;
+    let argument = vcpu.registers.gprs[Gpr::Rcx];
+    trace::event(trace::Event::Hypercall { command, argument });
     #[cfg(feature = "test-hooks")]
     if let Some(hook) = stillpoint_abi::TestHook::from_command(command) {
         return crate::test_hooks::handle(vcpu, hook);
     }
     let result = match Hypercall::from_command(command) {
         Some(Hypercall::Test) => {
-            log::event(log::Event::TestHypercall, vcpu.registers.gprs[Gpr::Rcx]);
+            log::event(log::Event::TestHypercall, argument);
             HypercallResult::Success
         }
         _ => HypercallResult::Failure,

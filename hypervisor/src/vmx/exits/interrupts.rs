@@ -6,13 +6,12 @@ use stillpoint_core::events::{self, Event, ExitKind};
 use stillpoint_core::task_switch;
 use vmcs_inspect::{ExitReason, Field, InterruptionInfo, PrimaryControls};
 
-use crate::RENDEZVOUS;
 use crate::cpu::unblock_nmis;
-use crate::debug;
 use crate::memory::guest::GuestView;
 use crate::vmx::instructions::{Current, get, invvpid_all};
 use crate::vmx::vcpu::{Vcpu, set_nmi_blocking};
 use crate::vmx::{entry, guest_state};
+use crate::{RENDEZVOUS, debug, trace};
 
 /// The event that was being delivered when this exit came. Such an exit has not
 /// delivered it, so it is the hypervisor's to inject again.
@@ -51,7 +50,8 @@ pub fn exception_or_nmi(vcpu: &mut Vcpu) {
         if crate::test_hooks::aim::nmi_exit() {
             return;
         }
-        RENDEZVOUS.on_nmi(vcpu.cpu.index, true);
+        let meaning = RENDEZVOUS.on_nmi(vcpu.cpu.index, true);
+        trace::event(trace::Event::NmiInGuest(meaning));
         // One NMI at most waits while NMIs are blocked, so they are blocked no longer
         // than need be.
         unblock_nmis();
