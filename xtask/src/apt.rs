@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
+use crate::kernel::Debian;
 use crate::paths;
 use crate::progress::say;
 
@@ -82,16 +83,18 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// An apt state of its own for one Debian release.
+/// An apt state of its own for one Debian release and architecture.
 pub struct PrivateApt {
     folder: PathBuf,
+    debian: Debian,
 }
 
 impl PrivateApt {
-    /// The state for `suite` (a release name such as `trixie`), made and updated when new.
-    pub fn open(shell: &Shell, suite: &str) -> Result<Self> {
-        let folder = paths::target().join("apt").join(suite);
-        let apt = Self { folder };
+    /// The state for `suite` (a release name such as `trixie`), made when new, and updated.
+    pub fn open(shell: &Shell, suite: &str, debian: Debian) -> Result<Self> {
+        let name = format!("{suite}-{}", debian.name());
+        let folder = paths::target().join("apt").join(&name);
+        let apt = Self { folder, debian };
         for sub in ["state/lists/partial", "cache/archives/partial", "etc"] {
             fs::create_dir_all(apt.folder.join(sub))?;
         }
@@ -101,7 +104,7 @@ impl PrivateApt {
             apt.folder.join("sources.list"),
             format!("deb [signed-by={KEYRING}] http://deb.debian.org/debian {suite} main\n"),
         )?;
-        say(format!("fetching the package lists of {suite}"));
+        say(format!("fetching the package lists of {name}"));
         let options = apt.options();
         cmd!(shell, "apt-get {options...} -qq update")
             .quiet()
@@ -186,7 +189,7 @@ impl PrivateApt {
             "Dir::Etc::preferences=-".into(),
             "Dir::Etc::preferencesparts=-".into(),
             "APT::Install-Recommends=false".into(),
-            "APT::Architecture=amd64".into(),
+            format!("APT::Architecture={}", self.debian.name()),
             "APT::Sandbox::User=root".into(),
             "Acquire::Languages=none".into(),
             "Acquire::Retries=3".into(),

@@ -10,7 +10,7 @@ use clap::Args;
 use xshell::Shell;
 
 use crate::compile::{self, Flavour};
-use crate::kernel::Kernel;
+use crate::kernel::KernelArgs;
 use crate::{gdb, paths, setup, vmlinux};
 
 /// Attach gdb to the running `cargo xtask run`, with the scripts and the kernel's symbols loaded.
@@ -19,9 +19,8 @@ pub struct GdbArgs {
     /// The run to attach to, as given to `run --name`.
     #[arg(long, default_value = "run")]
     name: String,
-    /// Which of Debian's kernels runs.
-    #[arg(long, value_enum, default_value_t)]
-    kernel: Kernel,
+    #[command(flatten)]
+    kernel: KernelArgs,
     /// The hypervisor's own symbols instead of the kernel's.
     #[arg(long)]
     host: bool,
@@ -38,7 +37,7 @@ pub fn command(args: &GdbArgs) -> Result<()> {
     let program = if args.host {
         compile::image(&shell, Flavour::Release)?
     } else {
-        vmlinux::path(&shell, args.kernel)?
+        vmlinux::path(&shell, args.kernel.kernel())?
     };
     let mut gdb = Command::new("gdb");
     gdb.arg("--quiet")

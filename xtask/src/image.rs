@@ -11,7 +11,7 @@ use xshell::{Shell, cmd};
 use crate::compile::{self, Flavour};
 use crate::cpio::Archive;
 use crate::disk::{self, DiskFile};
-use crate::kernel::Kernel;
+use crate::kernel::{Debian, Kernel, KernelArgs};
 use crate::progress::{say, step};
 use crate::{paths, setup, tools};
 
@@ -24,9 +24,8 @@ pub struct ImageArgs {
     /// Words to add to the guest kernel's command line.
     #[arg(long, default_value = "")]
     guest_cmdline: String,
-    /// Which of Debian's kernels.
-    #[arg(long, value_enum, default_value_t)]
-    kernel: Kernel,
+    #[command(flatten)]
+    kernel: KernelArgs,
 }
 
 /// The BIOS's number of the guest's disk when the hypervisor's disk is the first.
@@ -93,9 +92,12 @@ impl Guest {
         }
         archive.character_device("dev/console", 5, 1);
         archive.character_device("dev/ttyS0", 4, 64);
-        let busybox = tools::busybox();
-        archive.file("bin/busybox", 0o755, &fs::read(&busybox)?);
-        for applet in cmd!(shell, "{busybox} --list").quiet().read()?.lines() {
+        let debian = self.kernel.debian();
+        let busybox = fs::read(tools::guest_busybox(shell, debian)?)?;
+        archive.file("bin/busybox", 0o755, &busybox);
+        // The same version for every architecture, so the one that runs here knows the applets.
+        let here = tools::busybox();
+        for applet in cmd!(shell, "{here} --list").quiet().read()?.lines() {
             if applet != "busybox" {
                 archive.link(&format!("bin/{applet}"), "busybox");
             }
@@ -104,7 +106,7 @@ impl Guest {
         for (name, contents) in self.kernel.modules(shell)? {
             archive.file(&format!("root/{name}"), 0o644, &contents);
         }
-        if self.programs {
+        if self.programs && debian == Debian::Amd64 {
             for program in compile::guest_programs(shell)? {
                 let name = program.file_name().context("a program has a name")?;
                 let path = format!("root/{}", name.to_string_lossy());
@@ -146,7 +148,7 @@ pub fn command(args: &ImageArgs) -> Result<()> {
     })?;
     step("writing the guest's disk", || {
         let spec = Guest {
-            kernel: args.kernel,
+            kernel: args.kernel.kernel(),
             cmdline: args.guest_cmdline.clone(),
             programs: true,
             ..Guest::default()

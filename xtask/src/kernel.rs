@@ -4,12 +4,53 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use xshell::Shell;
 
 use crate::apt::PrivateApt;
 use crate::progress::step;
 use crate::tools;
+
+/// An architecture of Debian.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Debian {
+    /// 64-bit.
+    #[default]
+    Amd64,
+    /// 32-bit.
+    I386,
+}
+
+impl Debian {
+    /// What Debian's archive calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::I386 => "i386",
+        }
+    }
+}
+
+/// The options with which a command lets a person choose the guest's kernel.
+#[derive(Args)]
+pub struct KernelArgs {
+    /// The architecture of the guest's Debian.
+    #[arg(long, value_enum, default_value_t, value_name = "ARCHITECTURE")]
+    debian: Debian,
+    /// Which of Debian's kernels, if not the architecture's usual one.
+    #[arg(long, value_enum, conflicts_with = "debian")]
+    kernel: Option<Kernel>,
+}
+
+impl KernelArgs {
+    /// The kernel chosen.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel.unwrap_or(match self.debian {
+            Debian::Amd64 => Kernel::Cloud12,
+            Debian::I386 => Kernel::Pae12,
+        })
+    }
+}
 
 /// Which of Debian's kernels the guest boots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
@@ -23,6 +64,8 @@ pub enum Kernel {
     Amd12,
     /// Debian 13's general 6.12.
     Amd13,
+    /// Debian 12's 6.1 for 32-bit processors with PAE. Debian 13 has none for i386.
+    Pae12,
 }
 
 /// Modules worth having in the initramfs.
@@ -35,6 +78,15 @@ impl Kernel {
             Self::Cloud13 => ("trixie", "linux-image-cloud-amd64"),
             Self::Amd12 => ("bookworm", "linux-image-amd64"),
             Self::Amd13 => ("trixie", "linux-image-amd64"),
+            Self::Pae12 => ("bookworm", "linux-image-686-pae"),
+        }
+    }
+
+    /// The architecture whose programs it runs natively.
+    pub fn debian(self) -> Debian {
+        match self {
+            Self::Cloud12 | Self::Cloud13 | Self::Amd12 | Self::Amd13 => Debian::Amd64,
+            Self::Pae12 => Debian::I386,
         }
     }
 
@@ -43,7 +95,7 @@ impl Kernel {
         let (suite, metapackage) = self.source();
         tools::once(&format!("kernel-{metapackage}-{suite}"), |into| {
             step(&format!("fetching {metapackage} of {suite}"), || {
-                let apt = PrivateApt::open(shell, suite)?;
+                let apt = PrivateApt::open(shell, suite, self.debian())?;
                 let package = apt.first_dependency(shell, metapackage)?;
                 let unpacked = into.join("unpacked");
                 apt.unpack(shell, &[&package], false, &unpacked)?;

@@ -15,7 +15,7 @@ use xshell::Shell;
 use crate::compile::{self, Flavour};
 use crate::emulator::Hardware;
 use crate::image::Guest;
-use crate::kernel::Kernel;
+use crate::kernel::KernelArgs;
 use crate::machine::{GuestDisk, Hypervisor, Machine};
 use crate::progress::say;
 use crate::serial::Line;
@@ -40,9 +40,8 @@ pub struct RunArgs {
     /// Words to add to the guest kernel's command line.
     #[arg(long, default_value = "")]
     guest_cmdline: String,
-    /// Which of Debian's kernels.
-    #[arg(long, value_enum, default_value_t)]
-    kernel: Kernel,
+    #[command(flatten)]
+    kernel: KernelArgs,
     /// The kernel as Debian ships it: no shortcuts on its command line, KASLR on.
     #[arg(long)]
     plain: bool,
@@ -127,7 +126,7 @@ fn start(shell: &Shell, args: &RunArgs) -> Result<Machine> {
         (Some(path), _) => GuestDisk::Flat(std::fs::read(path)?),
         (None, Some(words)) => GuestDisk::Flat(TestGuest::build(shell)?.disk(words)?),
         (None, None) => GuestDisk::Debian(Guest {
-            kernel: args.kernel,
+            kernel: args.kernel.kernel(),
             plain: args.plain,
             cmdline: args.guest_cmdline.clone(),
             programs: true,

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use crate::apt::PrivateApt;
+use crate::kernel::Debian;
 use crate::progress::{say, step};
 use crate::{bochs_fix, paths};
 
@@ -69,7 +70,7 @@ pub fn ensure(shell: &Shell) -> Result<()> {
                 if unpacked.exists() {
                     fs::remove_dir_all(&unpacked)?;
                 }
-                let apt = PrivateApt::open(shell, SUITE)?;
+                let apt = PrivateApt::open(shell, SUITE, Debian::Amd64)?;
                 say("fetching about 75 MB of packages");
                 let packages = ["bochs", "grub-common", "grub-pc-bin", "busybox-static"];
                 apt.unpack(shell, &packages, true, &unpacked)?;
@@ -102,9 +103,27 @@ pub fn grub_modules() -> PathBuf {
     paths::tools().join("debian/usr/lib/grub/i386-pc")
 }
 
-/// The static busybox.
+/// The static busybox that runs here.
 pub fn busybox() -> PathBuf {
     paths::tools().join("debian/usr/bin/busybox")
+}
+
+/// The static busybox for a guest of the architecture `debian`, fetched when new.
+pub fn guest_busybox(shell: &Shell, debian: Debian) -> Result<PathBuf> {
+    if debian == Debian::Amd64 {
+        return Ok(busybox());
+    }
+    let name = debian.name();
+    let folder = once(&format!("busybox-{name}"), |into| {
+        step(&format!("fetching busybox for {name}"), || {
+            let apt = PrivateApt::open(shell, SUITE, debian)?;
+            let unpacked = into.join("unpacked");
+            apt.unpack(shell, &["busybox-static"], false, &unpacked)?;
+            fs::copy(unpacked.join("usr/bin/busybox"), into.join("busybox"))?;
+            Ok(fs::remove_dir_all(&unpacked)?)
+        })
+    })?;
+    Ok(folder.join("busybox"))
 }
 
 fn foreign(program: &str) -> Foreign {

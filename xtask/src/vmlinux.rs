@@ -16,7 +16,7 @@ use xshell::Shell;
 
 use crate::bzimage;
 use crate::kallsyms::{self, Symbol};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, KernelArgs};
 use crate::orc;
 use crate::progress::step;
 use crate::{setup, tools};
@@ -24,16 +24,15 @@ use crate::{setup, tools};
 /// Make a vmlinux with symbols and unwind tables from Debian's kernel; print where it lies.
 #[derive(Args)]
 pub struct VmlinuxArgs {
-    /// Which of Debian's kernels.
-    #[arg(long, value_enum, default_value_t)]
-    kernel: Kernel,
+    #[command(flatten)]
+    kernel: KernelArgs,
 }
 
 /// `cargo xtask vmlinux`.
 pub fn command(args: &VmlinuxArgs) -> Result<()> {
     let shell = Shell::new()?;
     setup::ensure(&shell)?;
-    println!("{}", path(&shell, args.kernel)?.display());
+    println!("{}", path(&shell, args.kernel.kernel())?.display());
     Ok(())
 }
 
