@@ -6,14 +6,20 @@
     stillpoint-symbols [FILE]   the kernel's symbols where KASLR has put it
     stillpoint-host FILE        the hypervisor's own symbols in addition
     stillpoint-arch 16|32|64    how code and registers of the guest are shown
+    stillpoint-trace FILE [N]   the last N events as Chrome trace JSON, for Perfetto
+    stillpoint-trace-table [N]  the last N events as a table, a column for each CPU
 """
 
+import json
 import os
 import re
+import sys
 
 import gdb
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import stillpoint_trace
 
 
 def monitor(command):
@@ -141,5 +147,46 @@ work in each.  64 is the way back."""
         print("Code is shown as %s-bit." % width)
 
 
-for command in (Attach, Symbols, Host, Arch):
+def trace(count):
+    """The last events of all CPUs; as many as `count` says."""
+    events = stillpoint_trace.parse(monitor("trace all " + count))
+    if not events:
+        raise gdb.GdbError("nothing has been recorded")
+    return events
+
+
+class Trace(gdb.Command):
+    """stillpoint-trace FILE [N]: write the last N events as Chrome trace JSON.
+
+https://ui.perfetto.dev and chrome://tracing open FILE.  N is 500 if not
+given; `all` is what the hypervisor has kept, and takes a while on a serial
+line."""
+
+    def __init__(self):
+        super().__init__("stillpoint-trace", gdb.COMMAND_DATA, gdb.COMPLETE_FILENAME)
+
+    def invoke(self, argument, from_tty):
+        arguments = gdb.string_to_argv(argument)
+        if len(arguments) not in (1, 2):
+            raise gdb.GdbError("stillpoint-trace needs a file to write: stillpoint-trace FILE [N]")
+        events = trace(arguments[1] if len(arguments) == 2 else "500")
+        with open(os.path.expanduser(arguments[0]), "w", encoding="utf-8") as file:
+            json.dump(stillpoint_trace.to_chrome(events), file)
+        print("%d events are in %s; open it with https://ui.perfetto.dev"
+              % (len(events), arguments[0]))
+
+
+class TraceTable(gdb.Command):
+    """stillpoint-trace-table [N]: print the last N (40) events as a table.
+
+A row for each event, a column for each CPU; times from the first row."""
+
+    def __init__(self):
+        super().__init__("stillpoint-trace-table", gdb.COMMAND_DATA)
+
+    def invoke(self, argument, from_tty):
+        print(stillpoint_trace.to_table(trace(argument.strip() or "40")))
+
+
+for command in (Attach, Symbols, Host, Arch, Trace, TraceTable):
     command()

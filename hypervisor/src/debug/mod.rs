@@ -28,9 +28,9 @@ use crate::cpu::halt_forever;
 use crate::log::{self, log};
 use crate::serial::DebugLine;
 use crate::trace;
-use crate::vmx::entry;
 use crate::vmx::instructions::{VmxFailure, get};
 use crate::vmx::vcpu::Vcpu;
+use crate::vmx::{entry, exits};
 
 /// The session. Locked only by the CPU that holds the machine, and for the moment
 /// of a poll, which never waits. Its line is open if the command line asks for it.
@@ -87,6 +87,7 @@ pub fn poll(vcpu: &mut Vcpu) {
     }
     let wanted = SESSION.try_lock().map(|mut session| session.poll());
     if wanted == Some(Poll::Stop) {
+        exits::trace_poll(vcpu);
         vcpu.stop(StopKind::DebugLine);
     }
 }

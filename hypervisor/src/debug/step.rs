@@ -6,6 +6,7 @@ use stillpoint_core::cpu_state::StartState;
 use vmcs_inspect::{ActivityState, ExitReason, Field, GuestInterruptibility, PrimaryControls};
 
 use super::registers;
+use crate::cpu::tsc;
 use crate::vmx::entry;
 use crate::vmx::instructions::{get, set};
 use crate::vmx::vcpu::Vcpu;
@@ -37,6 +38,7 @@ pub fn step(vcpu: &mut Vcpu) -> Result<StepEnd, MachineError> {
     vcpu.control(PrimaryControls::MONITOR_TRAP_FLAG, true);
     let end = loop {
         hold_interrupts();
+        vcpu.entered = tsc();
         let rip = get(Field::GUEST_RIP);
         if !vcpu.run_once() && vcpu.stopped_in_step.is_none() {
             continue;

@@ -31,7 +31,9 @@ pub fn handle(vcpu: &mut Vcpu) {
     vcpu.launched = true;
     let basic = reason as u16;
     count(vcpu, basic);
-    trace(vcpu, basic);
+    if basic != ExitReason::PreemptionTimerExpired.raw() {
+        trace(vcpu, basic);
+    }
     let Some(reason) = ExitReason::from_raw(basic) else {
         return vcpu.stop(StopKind::UnknownExit(basic));
     };
@@ -40,7 +42,9 @@ pub fn handle(vcpu: &mut Vcpu) {
         ExitReason::Vmcall => hypercalls::handle(vcpu),
         ExitReason::PreemptionTimerExpired => {
             vcpu.arm_timer();
+            vcpu.polled = true;
             debug::poll(vcpu);
+            return;
         }
         ExitReason::ExceptionOrNmi => interrupts::exception_or_nmi(vcpu),
         ExitReason::NmiWindow => interrupts::nmi_window(vcpu),
@@ -82,6 +86,7 @@ pub fn handle(vcpu: &mut Vcpu) {
         }
         _ => vcpu.stop(StopKind::UnknownExit(basic)),
     }
+    vcpu.entered = tsc();
 }
 
 fn count(vcpu: &Vcpu, basic: u16) {
@@ -92,16 +97,24 @@ fn count(vcpu: &Vcpu, basic: u16) {
     }
 }
 
-/// Records the exit. Not so the timer that polls the debugger's line: it would be
-/// all that is left in the ring.
+/// Records the exit.
 fn trace(vcpu: &Vcpu, basic: u16) {
-    if basic != ExitReason::PreemptionTimerExpired.raw() {
-        let exit = trace::Event::Exit {
-            reason: basic,
-            rip: get(Field::GUEST_RIP),
-            entered: vcpu.entered,
-        };
-        vcpu.cpu.trace.event(tsc(), exit);
+    let exit = trace::Event::Exit {
+        reason: basic,
+        rip: get(Field::GUEST_RIP),
+        entered: vcpu.entered,
+    };
+    vcpu.cpu.trace.event(tsc(), exit);
+}
+
+/// Records the last exit if it was the timer that polls the debugger's line, and
+/// something comes of it. The others are left out: they would be all that is left in
+/// the ring, and the guest is taken to run on.
+pub fn trace_poll(vcpu: &mut Vcpu) {
+    let polled = core::mem::take(&mut vcpu.polled);
+    let basic = ExitReason::PreemptionTimerExpired.raw();
+    if polled && get(Field::EXIT_REASON) as u16 == basic {
+        trace(vcpu, basic);
     }
 }
 

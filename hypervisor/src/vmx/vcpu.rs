@@ -46,8 +46,11 @@ pub struct Vcpu {
     pub debug_epoch: u64,
     /// Has the VMCS been entered since its VMCLEAR?
     pub launched: bool,
-    /// When it was entered last: the time-stamp counter.
+    /// When the guest was let go after the last exit that was recorded: the
+    /// time-stamp counter.
     pub entered: u64,
+    /// The preemption timer has expired, and that is not recorded.
+    pub polled: bool,
 }
 
 /// What can be seen of a CPU that is parked and cannot be asked.
@@ -104,6 +107,7 @@ impl Vcpu {
             debug_epoch: 0,
             launched: false,
             entered: 0,
+            polled: false,
         }
     }
 
@@ -146,7 +150,6 @@ impl Vcpu {
         if RENDEZVOUS.must_look(self.cpu.index) {
             self.look();
         }
-        self.entered = tsc();
         match entry::run(&mut self.registers, self.launched) {
             Run::Exit => {
                 exits::handle(self);
@@ -163,6 +166,7 @@ impl Vcpu {
     /// Acts on whatever came up since the last look. What comes up during it asks for
     /// another one, and the entry sequence sees that.
     fn look(&mut self) {
+        exits::trace_poll(self);
         RENDEZVOUS.begin_look(self.cpu.index);
         if !self.stepping {
             let me = self.cpu.index;
@@ -175,6 +179,7 @@ impl Vcpu {
         debug::registers::catch_up(self);
         ept::catch_up(self.cpu);
         self.deliver_nmis();
+        self.entered = tsc();
     }
 
     fn deliver_nmis(&mut self) {

@@ -10,6 +10,7 @@ mod programs;
 mod sessions;
 mod stepping;
 mod suites;
+mod trace;
 
 use std::fs;
 use std::path::PathBuf;
@@ -143,6 +144,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "breakpoints::watchpoint",
         run: breakpoints::watchpoint,
+    },
+    Scenario {
+        name: "monitor::trace",
+        run: trace::a_stop,
     },
     Scenario {
         name: "monitor::every_command",
