@@ -35,7 +35,7 @@ enum CrateKind {
 }
 
 /// The arrows of the design: they point one way, and none points at the hypervisor.
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
     Rule {
         package: "stillpoint",
         kind: CrateKind::Metal,
@@ -67,6 +67,11 @@ const RULES: [Rule; 10] = [
         package: "stillpoint-trace",
         kind: CrateKind::Library,
         may_use: &["stillpoint-quiesce", "vmcs-inspect"],
+    },
+    Rule {
+        package: "stillpoint-explore",
+        kind: CrateKind::Host,
+        may_use: &["stillpoint-core", "stillpoint-quiesce", "vmcs-inspect"],
     },
     Rule {
         package: "gdb-stub",
@@ -119,6 +124,10 @@ pub fn command(_: &LintArgs) -> Result<()> {
     })?;
     step("clippy, host crates", || {
         clippy(&shell, None, &[], "", &["--all-targets"])
+    })?;
+    step("clippy, the exploration", || {
+        let package = ["--package", "stillpoint-explore"];
+        clippy(&shell, None, &package, "", &["--all-targets"])
     })?;
     for (folder, features) in [("hv", &[][..]), ("hv-test", &["--features", "test-hooks"])] {
         step(&format!("clippy, the image ({folder})"), || {

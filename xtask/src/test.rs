@@ -1,4 +1,5 @@
-//! `cargo xtask test`: the lints, the host's tests, then the scenarios on the emulator.
+//! `cargo xtask test`: the lints, the host's tests, the exploration of the quiesce
+//! protocol, then the scenarios on the emulator.
 //! This is what CI runs.
 
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ pub fn command(args: &TestArgs) -> Result<ExitCode> {
         if args.filter.is_none() && !args.scenarios_only {
             lint::command(&LintArgs {})?;
             host_tests(&shell)?;
+            explore(&shell)?;
         }
         if args.filter.is_none() {
             scenarios::prepare(&shell)?;
@@ -70,6 +72,21 @@ fn host_tests(shell: &Shell) -> Result<()> {
         let _here = shell.push_dir(paths::root());
         if cmd!(shell, "cargo test --quiet").quiet().run().is_err() {
             bail!("tests on the host failed, above");
+        }
+        Ok(())
+    })
+}
+
+/// The quiesce protocol explored: millions of states, so optimised.
+fn explore(shell: &Shell) -> Result<()> {
+    step("exploring the quiesce protocol", || {
+        let _here = shell.push_dir(paths::root());
+        let test = cmd!(
+            shell,
+            "cargo test --quiet --release --package stillpoint-explore"
+        );
+        if test.quiet().run().is_err() {
+            bail!("the exploration found something, above");
         }
         Ok(())
     })

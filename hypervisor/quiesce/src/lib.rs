@@ -22,6 +22,8 @@ mod steps;
 mod word;
 
 pub use ledger::{Ledger, LedgerCounts};
+#[cfg(feature = "snapshot")]
+pub use rendezvous::Snapshot;
 pub use rendezvous::{Kicker, Rendezvous, Waiter};
 pub use steps::{Look, LookStep, Release, Stop, StopStep};
 pub use word::{CpuWord, GUEST, LOOK, MAX_OWED, NmiMeaning, OwedChange};

@@ -9,6 +9,11 @@ use crate::steps::{Look, LookStep, Release, Stop, StopStep};
 use crate::word::{GUEST, LOOK};
 use crate::{CpuWord, Ledger, LedgerCounts, NmiMeaning};
 
+#[cfg(feature = "snapshot")]
+mod snapshot;
+#[cfg(feature = "snapshot")]
+pub use snapshot::Snapshot;
+
 /// How the CPU that stops the machine reaches the others.
 pub trait Kicker {
     /// Called again and again while some CPU that has been asked is still in the
