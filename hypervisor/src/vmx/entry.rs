@@ -1,10 +1,11 @@
 //! VM entry and VM exit: the one place where registers change hands.
 //!
 //! One instruction sets "in the guest" in this CPU's word and learns whether
-//! somebody has asked it to look. From there to the VM entry, `vm_entry_begin` to
-//! `vm_entry_end`, is a restartable sequence: an NMI in between has been counted by
-//! its handler but not acted upon, and the handler sends the sequence back to its
-//! caller ([`restart_if_inside`]), which looks. So no NMI waits for the next exit.
+//! somebody has asked it to look; then its caller looks, and tries again. From
+//! there to the VM entry, `vm_entry_begin` to `vm_entry_end`, is a restartable
+//! sequence: an NMI in between has been counted by its handler but not acted upon,
+//! and the handler sends the sequence back to its caller ([`restart_if_inside`]),
+//! which looks. So no NMI waits for the next exit.
 
 use core::arch::naked_asm;
 
@@ -38,8 +39,8 @@ const MXCSR: usize = core::mem::offset_of!(GuestRegisters, mxcsr);
 pub enum Run {
     /// A VM exit: the exit-reason field tells why.
     Exit,
-    /// Something came up before the entry. Nothing has run.
-    LookAgain,
+    /// This CPU has to look first. Nothing has run.
+    Look,
     /// VMLAUNCH or VMRESUME failed. Nothing has run.
     Failed(VmxFailure),
 }
@@ -51,7 +52,7 @@ pub fn run(registers: &mut GuestRegisters, launched: bool) -> Run {
     // `vm_exit`; `registers` is ours alone until the return.
     match unsafe { enter(registers, u32::from(launched)) } {
         0 => Run::Exit,
-        1 => Run::LookAgain,
+        1 => Run::Look,
         2 => Run::Failed(VmxFailure::Invalid),
         _ => Run::Failed(VmxFailure::Valid(get(Field::VM_INSTRUCTION_ERROR) as u32)),
     }

@@ -147,15 +147,15 @@ impl Vcpu {
     /// One entry, and the handling of the exit that follows. False if it never
     /// came to the entry.
     pub fn run_once(&mut self) -> bool {
-        if RENDEZVOUS.must_look(self.cpu.index) {
-            self.look();
-        }
         match entry::run(&mut self.registers, self.launched) {
             Run::Exit => {
                 exits::handle(self);
                 true
             }
-            Run::LookAgain => false,
+            Run::Look => {
+                self.look();
+                false
+            }
             Run::Failed(failure) => {
                 debug::entry_failed(self, Some(failure));
                 false
@@ -164,8 +164,8 @@ impl Vcpu {
     }
 
     /// Acts on whatever came up since the last look. What comes up during it asks for
-    /// another one, and the entry sequence sees that.
-    fn look(&mut self) {
+    /// another one, and the next entry sees that.
+    pub fn look(&mut self) {
         exits::trace_poll(self);
         RENDEZVOUS.begin_look(self.cpu.index);
         if !self.stepping {

@@ -8,9 +8,9 @@ use vmcs_inspect::{ExitReason, Field, InterruptionInfo, PrimaryControls};
 
 use crate::cpu::unblock_nmis;
 use crate::memory::guest::GuestView;
+use crate::vmx::guest_state;
 use crate::vmx::instructions::{Current, get, invvpid_all};
 use crate::vmx::vcpu::{Vcpu, set_nmi_blocking};
-use crate::vmx::{entry, guest_state};
 use crate::{RENDEZVOUS, debug, trace};
 
 /// The event that was being delivered when this exit came. Such an exit has not
@@ -55,6 +55,7 @@ pub fn exception_or_nmi(vcpu: &mut Vcpu) {
         // One NMI at most waits while NMIs are blocked, so they are blocked no longer
         // than need be.
         unblock_nmis();
+        vcpu.look();
         return;
     }
     let original = interrupted_delivery();
@@ -73,7 +74,7 @@ pub fn exception_or_nmi(vcpu: &mut Vcpu) {
 /// Exit reason 8: the guest can take an NMI now.
 pub fn nmi_window(vcpu: &mut Vcpu) {
     vcpu.control(PrimaryControls::NMI_WINDOW_EXITING, false);
-    entry::make_look_again(vcpu.cpu);
+    vcpu.look();
 }
 
 /// Exit reason 9.
