@@ -8,6 +8,8 @@ use anyhow::Result;
 use clap::Args;
 use xshell::{Shell, cmd};
 
+use crate::c_programs::{self, Width};
+use crate::kernel::Debian;
 use crate::paths;
 use crate::progress::{say, step};
 
@@ -73,17 +75,48 @@ fn build_image(shell: &Shell, flavour: Flavour) -> Result<PathBuf> {
     })
 }
 
-/// Builds the guest's programs, once; says where they lie.
-pub fn guest_programs(shell: &Shell) -> Result<Vec<PathBuf>> {
-    static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    if built.is_empty() {
-        *built = build_guest_programs(shell)?;
-    }
-    Ok(built.clone())
+/// A program for the guest.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// What the guest calls it.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
 }
 
-fn build_guest_programs(shell: &Shell) -> Result<Vec<PathBuf>> {
+/// Builds the programs of a guest of the architecture `debian`, once.
+///
+/// amd64 has the Rust programs, 64-bit C, and 32-bit C with `32` behind the names; where a Rust
+/// and a 64-bit C program have the same name, it is the Rust one. i386 has the 32-bit C programs.
+pub fn guest_programs(shell: &Shell, debian: Debian) -> Result<Vec<Program>> {
+    static BUILT: Mutex<Vec<(Debian, Vec<Program>)>> = Mutex::new(Vec::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, programs)) = built.iter().find(|(other, _)| *other == debian) {
+        return Ok(programs.clone());
+    }
+    let mut programs = Vec::new();
+    let mut add = |paths: Vec<PathBuf>, suffix: &str| {
+        for path in paths {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let name = format!("{name}{suffix}");
+            if !programs.iter().any(|other: &Program| other.name == name) {
+                programs.push(Program { name, path });
+            }
+        }
+    };
+    match debian {
+        Debian::Amd64 => {
+            add(build_rust_programs(shell)?, "");
+            add(c_programs::build(shell, Width::Bits64)?, "");
+            add(c_programs::build(shell, Width::Bits32)?, "32");
+        }
+        Debian::I386 => add(c_programs::build(shell, Width::Bits32)?, ""),
+    }
+    built.push((debian, programs.clone()));
+    Ok(programs)
+}
+
+fn build_rust_programs(shell: &Shell) -> Result<Vec<PathBuf>> {
     let target_dir = paths::target().join("guest");
     let _here = shell.push_dir(paths::root());
     let _flags = shell.push_env("RUSTFLAGS", GUEST_FLAGS);
@@ -135,8 +168,11 @@ pub fn command(args: &BuildArgs) -> Result<()> {
         Flavour::Release
     };
     say(format!("{}", image(&shell, flavour)?.display()));
-    for program in guest_programs(&shell)? {
-        say(format!("{}", program.display()));
+    for debian in [Debian::Amd64, Debian::I386] {
+        for program in guest_programs(&shell, debian)? {
+            let (debian, name) = (debian.name(), program.name);
+            say(format!("{}, {name} on {debian}", program.path.display()));
+        }
     }
     say(format!("{}", test_guest(&shell)?.display()));
     Ok(())

@@ -11,7 +11,7 @@ use xshell::{Shell, cmd};
 use crate::compile::{self, Flavour};
 use crate::cpio::Archive;
 use crate::disk::{self, DiskFile};
-use crate::kernel::{Debian, Kernel, KernelArgs};
+use crate::kernel::{Kernel, KernelArgs};
 use crate::progress::{say, step};
 use crate::{paths, setup, tools};
 
@@ -106,11 +106,10 @@ impl Guest {
         for (name, contents) in self.kernel.modules(shell)? {
             archive.file(&format!("root/{name}"), 0o644, &contents);
         }
-        if self.programs && debian == Debian::Amd64 {
-            for program in compile::guest_programs(shell)? {
-                let name = program.file_name().context("a program has a name")?;
-                let path = format!("root/{}", name.to_string_lossy());
-                archive.file(&path, 0o755, &fs::read(&program)?);
+        if self.programs {
+            for program in compile::guest_programs(shell, debian)? {
+                let path = format!("root/{}", program.name);
+                archive.file(&path, 0o755, &fs::read(&program.path)?);
             }
         }
         Ok(archive.finish())

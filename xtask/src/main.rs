@@ -8,6 +8,7 @@ mod attach;
 mod bench;
 mod bochs_fix;
 mod bzimage;
+mod c_programs;
 mod compile;
 mod console;
 mod cpio;

@@ -16,26 +16,42 @@ pub fn to_the_shell(workshop: &Workshop, cpus: u32) -> Result<()> {
     let (mut machine, mut console) = workshop.boot(Plan::debian(cpus))?;
     let online = console.check("nproc", COMMAND)?;
     ensure!(online.trim() == cpus.to_string(), "{online} CPUs online");
-    hypercalls_on_each_cpu(&mut console, cpus)?;
+    hypercalls_on_each_cpu(&mut console, "test", cpus)?;
+    hypercalls_on_each_cpu(&mut console, "test32", cpus)?;
+    ensure_width(&mut console, "presence", 64)?;
+    ensure_width(&mut console, "presence32", 32)?;
     // CPUs leave and come back: INIT and SIPI outside the boot.
     for cpu in 1..cpus {
         console.check(&format!("cd /sys/devices/system/cpu/cpu{cpu}; echo 0 >online; echo 1 >online; cat online; cd -"), COMMAND)?;
     }
-    hypercalls_on_each_cpu(&mut console, cpus)?;
+    hypercalls_on_each_cpu(&mut console, "test", cpus)?;
     console.send("poweroff -f\n")?;
     machine.emulator.wait(Duration::from_secs(120))
 }
 
-/// The TEST hypercall from each CPU.
-fn hypercalls_on_each_cpu(console: &mut Console, cpus: u32) -> Result<()> {
+/// The TEST hypercall from each CPU, by one of the programs that make it.
+fn hypercalls_on_each_cpu(console: &mut Console, program: &str, cpus: u32) -> Result<()> {
     for cpu in 0..cpus {
         let number = 7 + cpu;
-        let answer = console.check(&format!("taskset {:x} ./test {number}", 1 << cpu), COMMAND)?;
+        let answer = console.check(
+            &format!("taskset {:x} ./{program} {number}", 1 << cpu),
+            COMMAND,
+        )?;
         ensure!(
             answer.trim() == format!("0 = vmcall(TV_HC_TEST, {number})"),
-            "on CPU {cpu}: {answer}"
+            "{program} on CPU {cpu}: {answer}"
         );
     }
+    Ok(())
+}
+
+/// What width Stillpoint sees a program as.
+fn ensure_width(console: &mut Console, program: &str, width: u32) -> Result<()> {
+    let answer = console.check(&format!("./{program}"), COMMAND)?;
+    ensure!(
+        answer == format!("TrustVisor answers a {width}-bit program outside any PAL\n"),
+        "{program}: {answer}"
+    );
     Ok(())
 }
 

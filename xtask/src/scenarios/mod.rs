@@ -24,7 +24,7 @@ use crate::console::{Console, tail};
 use crate::emulator::Hardware;
 use crate::gdb::Gdb;
 use crate::image::Guest;
-use crate::kernel::Kernel;
+use crate::kernel::{Debian, Kernel};
 use crate::machine::{GuestDisk, Hypervisor, Machine};
 use crate::paths;
 use crate::test_guest::TestGuest;
@@ -168,7 +168,7 @@ pub fn prepare(shell: &Shell) -> Result<()> {
     compile::image(shell, Flavour::Release)?;
     compile::image(shell, Flavour::TestHooks)?;
     compile::test_guest(shell)?;
-    compile::guest_programs(shell)?;
+    compile::guest_programs(shell, Debian::Amd64)?;
     vmlinux::path(shell, Kernel::default())?;
     Ok(())
 }

@@ -33,11 +33,13 @@ pub fn xmm_registers(workshop: &Workshop) -> Result<()> {
 /// On the bare machine the programs find no TrustVisor, and the register test itself is right.
 pub fn without_stillpoint(workshop: &Workshop) -> Result<()> {
     let (_machine, mut console) = workshop.boot(Plan::debian(1).bare())?;
-    let answer = console.run("./test 7", COMMAND)?;
-    ensure!(
-        answer.status == 1 && answer.text == "TrustVisor not present according to CPUID\n",
-        "{answer:?}"
-    );
+    for program in ["test", "test32"] {
+        let answer = console.run(&format!("./{program} 7"), COMMAND)?;
+        ensure!(
+            answer.status == 1 && answer.text == "TrustVisor not present according to CPUID\n",
+            "{program}: {answer:?}"
+        );
+    }
     let output = console.check("./xmm_hold 100000", COMMAND)?;
     ensure!(output.contains("xmm ok exits=100000"), "{output}");
     Ok(())
