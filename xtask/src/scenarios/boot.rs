@@ -55,6 +55,28 @@ fn ensure_width(console: &mut Console, program: &str, width: u32) -> Result<()> 
     Ok(())
 }
 
+/// 32-bit Debian (PAE paging, SYSENTER) on two CPUs: both make hypercalls, are seen as 32-bit, leave
+/// and come back, and the kernel finds nothing wrong.
+pub fn thirty_two_bit(workshop: &Workshop) -> Result<()> {
+    let (mut machine, mut console) = workshop.boot(Plan::i386(2))?;
+    let online = console.check("uname -m; nproc", COMMAND)?;
+    ensure!(online == "i686\n2\n", "{online}");
+    hypercalls_on_each_cpu(&mut console, "test", 2)?;
+    ensure_width(&mut console, "presence", 32)?;
+    console.check(
+        "cd /sys/devices/system/cpu/cpu1; echo 0 >online; echo 1 >online; cd -",
+        COMMAND,
+    )?;
+    hypercalls_on_each_cpu(&mut console, "test", 2)?;
+    // Prints what it finds, and then fails.
+    console.check(
+        "! dmesg | grep -E 'BUG:|Oops|WARNING:|panic|Trace:'",
+        COMMAND,
+    )?;
+    console.send("poweroff -f\n")?;
+    machine.emulator.wait(Duration::from_secs(120))
+}
+
 /// As Debian ships it: no shortcuts on the command line, KASLR on; gdb finds the symbols anyway.
 pub fn an_untouched_kernel_with_kaslr(workshop: &Workshop) -> Result<()> {
     let mut plan = Plan::debian(2);

@@ -54,6 +54,10 @@ pub const ALL: &[Scenario] = &[
         run: dmesg::differs_only_where_it_should,
     },
     Scenario {
+        name: "boot::thirty_two_bit",
+        run: boot::thirty_two_bit,
+    },
+    Scenario {
         name: "stepping::a_thousand_steps_never_land_in_the_timer_interrupt",
         run: stepping::a_thousand_steps,
     },
@@ -169,6 +173,8 @@ pub fn prepare(shell: &Shell) -> Result<()> {
     compile::image(shell, Flavour::TestHooks)?;
     compile::test_guest(shell)?;
     compile::guest_programs(shell, Debian::Amd64)?;
+    compile::guest_programs(shell, Debian::I386)?;
+    Kernel::Pae12.folder(shell)?;
     vmlinux::path(shell, Kernel::default())?;
     Ok(())
 }
@@ -205,6 +211,18 @@ impl Plan {
                 programs: true,
                 ..Guest::default()
             }),
+        }
+    }
+
+    /// The same with Debian's 32-bit kernel and programs.
+    pub fn i386(cpus: u32) -> Self {
+        Self {
+            guest: GuestDisk::Debian(Guest {
+                kernel: Kernel::Pae12,
+                programs: true,
+                ..Guest::default()
+            }),
+            ..Self::debian(cpus)
         }
     }
 
