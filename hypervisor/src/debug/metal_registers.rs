@@ -14,7 +14,7 @@ use vmcs_inspect::{Field, VmcsAccess};
 use super::{host, metal};
 use crate::cpu::msr;
 use crate::vmx::exits::control_registers;
-use crate::vmx::instructions::{Current, get, set};
+use crate::vmx::instructions::{Current, get, invvpid_all, set};
 use crate::vmx::state;
 use crate::vmx::vcpu::{Published, Vcpu};
 
@@ -105,6 +105,14 @@ fn is_canonical(address: u64) -> bool {
     ((address << shift) as i64 >> shift) as u64 == address
 }
 
+/// Intel SDM vol. 3, 4.4 "PAE Paging".
+fn pae_paging(registers: &Registers) -> bool {
+    const CR0_PG: u64 = 1 << 31;
+    const CR4_PAE: u64 = 1 << 5;
+    const EFER_LMA: u64 = 1 << 10;
+    registers.cr0 & CR0_PG != 0 && registers.cr4 & CR4_PAE != 0 && registers.efer & EFER_LMA == 0
+}
+
 /// What the fields of a control register become, if the guest could do that.
 fn control(outcome: Outcome, register: Register) -> Result<ControlRegister, MachineError> {
     match outcome {
@@ -147,7 +155,8 @@ pub fn write(vcpu: &mut Vcpu, new: &Registers) -> Result<(), MachineError> {
         .then(|| control(fixed.mov_to_cr4(&modes, new.cr4), Register::Cr4))
         .transpose()?;
     let width = state::capabilities().cpuid.physical_address_width;
-    if new.cr3 != old.cr3 && new.cr3 >> width != 0 {
+    // Under PAE paging the processor would load four more registers from there.
+    if new.cr3 != old.cr3 && (new.cr3 >> width != 0 || pae_paging(&old)) {
         return fail(Register::Cr3);
     }
     // LME and LMA follow CR0.PG, which the guest moves with care.
@@ -190,6 +199,11 @@ fn store(
     set(Field::GUEST_GS_BASE, new.gs.base);
     set(Field::GUEST_CR3, new.cr3);
     set(Field::GUEST_IA32_EFER, new.efer);
+    if vcpu.controls.vpid
+        && (cr0.is_some() || cr4.is_some() || (new.cr3, new.efer) != (old.cr3, old.efer))
+    {
+        invvpid_all();
+    }
     if let Some(cr0) = cr0 {
         set(Field::GUEST_CR0, cr0.real);
         set(Field::CR0_READ_SHADOW, cr0.shadow);

@@ -100,7 +100,16 @@ pub fn stop(vcpu: &mut Vcpu, reason: StopReason) {
     }
     // What cannot go on (an entry that fails, an exit that nothing handles) is tried
     // again: it stops again, unless the person has mended it.
+    let at_rip = matches!(
+        reason.kind,
+        StopKind::SoftwareBreakpoint | StopKind::HardwareBreakpoint(_) | StopKind::Watchpoint(_)
+    );
+    let rip = get(Field::GUEST_RIP);
     let talked = with_machine_stopped(vcpu, |vcpu| {
+        if at_rip && get(Field::GUEST_RIP) != rip {
+            // Another CPU's stop came first, and the person has moved this CPU on.
+            return true;
+        }
         trace::event(trace::Event::DebuggerStopped(trace::cause(reason.kind)));
         let talked = with_session(vcpu, |session| session.stopped(&mut Metal, reason)).is_some();
         trace::event(trace::Event::DebuggerResumed);
@@ -143,17 +152,21 @@ pub fn breakpoint(vcpu: &mut Vcpu) -> Breakpoint {
     let Some(gpa) = metal::translate_rip() else {
         return Breakpoint::Guests;
     };
-    let owner = with_machine_stopped(vcpu, |vcpu| {
-        with_session(vcpu, |session| session.int3_owner(&mut Metal, gpa))
-    });
-    match owner {
-        Some(Int3Owner::Client) => {
-            vcpu.stop(StopKind::SoftwareBreakpoint);
-            Breakpoint::Debuggers
+    let rip = get(Field::GUEST_RIP);
+    with_machine_stopped(vcpu, |vcpu| {
+        if get(Field::GUEST_RIP) != rip {
+            // Another CPU's stop came first, and the person has moved this CPU on.
+            return Breakpoint::Debuggers;
         }
-        Some(Int3Owner::Gone) => Breakpoint::Debuggers,
-        Some(Int3Owner::Guest) | None => Breakpoint::Guests,
-    }
+        match with_session(vcpu, |session| session.int3_owner(&mut Metal, gpa)) {
+            Some(Int3Owner::Client) => {
+                vcpu.stop(StopKind::SoftwareBreakpoint);
+                Breakpoint::Debuggers
+            }
+            Some(Int3Owner::Gone) => Breakpoint::Debuggers,
+            Some(Int3Owner::Guest) | None => Breakpoint::Guests,
+        }
+    })
 }
 
 /// #BP or #DB, which only the debugger makes an exit.

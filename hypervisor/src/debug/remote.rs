@@ -43,7 +43,10 @@ pub fn serve(slot: &WorkSlot, vcpu: &mut Vcpu) {
 /// # Errors
 /// [`NotServing`]
 pub fn on(cpu: &PerCpu, work: &mut dyn FnMut(&mut Vcpu)) -> Result<(), NotServing> {
-    if cpu.index == percpu::this().index || !RENDEZVOUS.serves(cpu.index) {
+    if cpu.index == percpu::this().index
+        || !RENDEZVOUS.serves(cpu.index)
+        || host::has_failed(cpu.index)
+    {
         return Err(NotServing);
     }
     let mut request = Request(work);

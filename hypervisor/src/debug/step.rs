@@ -52,7 +52,9 @@ pub fn step(vcpu: &mut Vcpu) -> Result<StepEnd, MachineError> {
         // Done by the processor, or by the hypervisor in its place. What else
         // comes in between (NMIs, the timer) leaves RIP alone.
         let trapped = get(Field::EXIT_REASON) as u16 == ExitReason::MonitorTrapFlag.raw();
-        if trapped || get(Field::GUEST_RIP) != rip {
+        // An INIT that had been waiting parks the CPU: it executes nothing more.
+        let parked = vcpu.start_state == StartState::WaitForSipi;
+        if trapped || parked || get(Field::GUEST_RIP) != rip {
             break StepEnd::Done;
         }
     };
@@ -66,7 +68,13 @@ pub fn step(vcpu: &mut Vcpu) -> Result<StepEnd, MachineError> {
 /// Keeps external interrupts pending for one instruction: blocking by STI does
 /// that, and the monitor trap comes before they are looked at again (Intel SDM
 /// vol. 3, 26.5.2 "Monitor Trap Flag").
+///
+/// Not so if this entry delivers an event that had begun before the stop: the step
+/// then ends at its handler's first instruction.
 fn hold_interrupts() {
+    if get(Field::VM_ENTRY_INTERRUPTION_INFO) >> 31 != 0 {
+        return;
+    }
     let rflags = get(Field::GUEST_RFLAGS);
     let state = GuestInterruptibility::from_bits_retain(get(Field::GUEST_INTERRUPTIBILITY) as u32);
     let by_mov_ss = state.contains(GuestInterruptibility::BLOCKING_BY_MOV_SS);

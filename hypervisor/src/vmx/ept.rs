@@ -187,7 +187,12 @@ pub fn catch_up(cpu: &PerCpu) {
     }
 }
 
-/// Tables that the two views take, for `monitor version`.
+/// Tables that the two views take, for `monitor version`. 0 if a CPU has failed
+/// while it changed them.
 pub fn table_count() -> usize {
-    STATE.lock().as_ref().map_or(0, |state| state.map.tables())
+    let state = STATE.try_lock();
+    state
+        .as_deref()
+        .and_then(Option::as_ref)
+        .map_or(0, |state| state.map.tables())
 }

@@ -172,26 +172,25 @@ fn write_msr(vcpu: &mut Vcpu) {
     // SAFETY: the policy lets through only what the guest could write natively,
     // none of which the hypervisor runs on.
     let native = || unsafe { msr::write(index, value) };
-    let result = match stillpoint_core::msr::write(index) {
+    let decision = stillpoint_core::msr::write(index);
+    let result = match decision {
         WriteDecision::Native => native(),
-        WriteDecision::NativeThenMemoryTypes => native().map(|()| {
-            if ept::memory_types_changed() {
-                debug::with_machine_stopped(vcpu, |_| {
-                    let unsplit = ept::apply_memory_types();
-                    if unsplit != 0 {
-                        crate::log::log!(
-                            "{unsplit} pages could not be split and are uncacheable now"
-                        );
-                    }
-                });
-            }
-        }),
+        WriteDecision::NativeThenMemoryTypes => native(),
         WriteDecision::Ignore => Ok(()),
         WriteDecision::GeneralProtection => Err(msr::MsrFault),
     };
     match result {
         Ok(()) => vcpu.skip_instruction(),
-        Err(msr::MsrFault) => vcpu.general_protection(),
+        Err(msr::MsrFault) => return vcpu.general_protection(),
+    }
+    // Last: a debugger may come first, and find this instruction done.
+    if decision == WriteDecision::NativeThenMemoryTypes && ept::memory_types_changed() {
+        debug::with_machine_stopped(vcpu, |_| {
+            let unsplit = ept::apply_memory_types();
+            if unsplit != 0 {
+                crate::log::log!("{unsplit} pages could not be split and are uncacheable now");
+            }
+        });
     }
 }
 

@@ -11,7 +11,8 @@ use stillpoint_core::registers::{Gpr, Gprs};
 use stillpoint_core::vmcs_plan::{ControlValues, VmxMsrs};
 use stillpoint_quiesce::Waiter;
 use vmcs_inspect::{
-    ActivityState, Field, GuestInterruptibility, PinBasedControls, PrimaryControls, VmcsSnapshot,
+    ActivityState, Field, GuestInterruptibility, InterruptionInfo, PinBasedControls,
+    PrimaryControls, VmcsSnapshot,
 };
 
 use super::entry::{self, GuestRegisters, Run};
@@ -19,7 +20,7 @@ use super::instructions::{Current, get, set};
 use super::{ept, exits, state};
 use crate::cpu::percpu::PerCpu;
 use crate::cpu::tsc;
-use crate::debug::{self, remote};
+use crate::debug::{self, host, remote};
 use crate::{RENDEZVOUS, clock, trace};
 
 /// The guest of one CPU. Owned by that CPU's run loop.
@@ -186,13 +187,16 @@ impl Vcpu {
         let me = self.cpu.index;
         let interruptibility = interruptibility();
         let blocked = interruptibility.contains(GuestInterruptibility::BLOCKING_BY_NMI);
-        let owed = RENDEZVOUS.settle(me, blocked);
+        let info = InterruptionInfo::from_raw(get(Field::VM_ENTRY_INTERRUPTION_INFO) as u32);
+        // One that goes in with the next entry is being handled already.
+        let handling = blocked || info.valid() && info.is_nmi();
+        let owed = RENDEZVOUS.settle(me, handling);
         let activity = ActivityState::from_raw(get(Field::GUEST_ACTIVITY_STATE) as u32)
             .unwrap_or(ActivityState::Active);
         let state = NmiState {
             owed,
             interruptibility,
-            injecting: get(Field::VM_ENTRY_INTERRUPTION_INFO) >> 31 != 0,
+            injecting: info.valid(),
             stepping: self.stepping,
             in_pal: false,
             activity,
@@ -287,7 +291,13 @@ impl Vcpu {
         set(Field::GUEST_RIP, next);
         self.end_shadows();
         const TF: u64 = 1 << 8;
-        if get(Field::GUEST_RFLAGS) & TF != 0 {
+        const RF: u64 = 1 << 16;
+        let rflags = get(Field::GUEST_RFLAGS);
+        // Every instruction ends with RF = 0: the next one may be a breakpoint's.
+        if rflags & RF != 0 {
+            set(Field::GUEST_RFLAGS, rflags & !RF);
+        }
+        if rflags & TF != 0 {
             const BTF: u64 = 1 << 1;
             const BS: u64 = 1 << 14;
             if get(Field::GUEST_IA32_DEBUGCTL) & BTF == 0 {
@@ -416,7 +426,10 @@ impl Waiter for Vcpu {
 
     fn wait(&mut self) {
         let cpu = self.cpu;
-        remote::serve(&cpu.work, self);
+        // The owner waits for no answer from a CPU that has failed.
+        if !host::has_failed(cpu.index) {
+            remote::serve(&cpu.work, self);
+        }
         core::hint::spin_loop();
     }
 }
