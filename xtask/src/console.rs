@@ -51,11 +51,12 @@ impl Console {
                 self.position += end;
                 return Ok(text[..found.end()].replace('\r', ""));
             }
-            if news.is_empty() {
+            // A console that never falls silent has its limit, too.
+            if news.is_empty() || Instant::now() >= deadline {
                 let why = if closed {
                     "the console was closed".to_owned()
                 } else {
-                    format!("nothing came for it in {} s", timeout.as_secs())
+                    format!("it did not come in {} s", timeout.as_secs())
                 };
                 bail!(
                     "waiting for /{pattern}/: {why}; the last lines:\n{}",

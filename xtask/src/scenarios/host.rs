@@ -33,7 +33,7 @@ fn provoke(workshop: &Workshop, hook: &str, cause: &str) -> Result<()> {
 
 /// A panic by a test-only hypercall.
 pub fn panic(workshop: &Workshop) -> Result<()> {
-    provoke(workshop, "panic", r"(?i)panic[^\n]*\n")
+    provoke(workshop, "panic", r"the hypervisor panicked: [^\n]*\n")
 }
 
 /// A page fault in VMX root operation.
