@@ -16,10 +16,11 @@ use crate::progress::say;
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What must be installed on the system: package, and a file that shows that it is.
-const SYSTEM_PACKAGES: [(&str, &[&str]); 7] = [
+const SYSTEM_PACKAGES: [(&str, &[&str]); 8] = [
     ("gdb", &["/usr/bin/gdb"]),
     ("e2fsprogs", &["/usr/sbin/mke2fs", "/sbin/mke2fs"]),
     ("util-linux", &["/usr/bin/setpriv"]),
+    ("xz-utils", &["/usr/bin/xz"]),
     ("debian-archive-keyring", &[KEYRING]),
     ("gcc", &["/usr/bin/cc"]),
     // For 32-bit programs: a C library and headers of that width.

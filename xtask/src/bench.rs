@@ -133,8 +133,12 @@ fn wire(shell: &Shell, guest: &TestGuest) -> Result<Vec<(&'static str, WireCount
     let attach = format!("target remote localhost:{port}");
     let answer = measure(&mut gdb, "gdb_connect", &attach)?;
     ensure!(answer.contains("Remote debugging using"), "{answer}");
-    measure(&mut gdb, "gdb_stepi", "stepi")?;
-    measure(&mut gdb, "gdb_next", "next")?;
+    for (name, command) in [("gdb_stepi", "stepi"), ("gdb_next", "next")] {
+        let before = gdb.number("$pc")?;
+        let answer = measure(&mut gdb, name, command)?;
+        let after = gdb.number("$pc")?;
+        ensure!(after != before, "{command} went nowhere: {answer}");
+    }
     let answer = measure(&mut gdb, "gdb_threads", "info threads")?;
     ensure!(answer.matches("Thread ").count() == 4, "{answer}");
     let dump = machine.folder().join("dump");

@@ -167,12 +167,23 @@ info: action=report
     text
 }
 
-/// A folder for the run `name`, emptied.
-pub fn run_folder(name: &str) -> Result<PathBuf> {
+/// A folder for the run `name`, emptied, and the lock that keeps it.
+///
+/// # Errors
+/// Another run has the name.
+pub fn run_folder(name: &str) -> Result<(PathBuf, File)> {
     let folder = crate::paths::runs().join(name);
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let lock = crate::paths::runs().join(format!("{name}.lock"));
+    let lock = File::create(&lock).with_context(|| format!("{}", lock.display()))?;
+    if lock.try_lock().is_err() {
+        bail!("a run called {name} is going on; end it, or give this one another --name");
+    }
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
     }
     fs::create_dir_all(&folder)?;
-    Ok(folder)
+    Ok((folder, lock))
 }

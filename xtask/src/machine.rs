@@ -1,6 +1,6 @@
 //! A whole run: disks, emulator, console, debug line. Used by `run`, `demo`, and the scenarios.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +39,8 @@ pub struct Machine {
     /// COM2.
     pub debug: DebugLine,
     folder: PathBuf,
+    /// The folder is this run's; last, so that the emulator has ended when it is let go.
+    _lock: File,
 }
 
 impl Machine {
@@ -51,7 +53,7 @@ impl Machine {
         guest: &GuestDisk,
         debug_listener: Option<TcpListener>,
     ) -> Result<Self> {
-        let folder = emulator::run_folder(name)?;
+        let (folder, lock) = emulator::run_folder(name)?;
         let (first, second) = image::disk_paths(&folder);
         let mut hardware = hardware;
         if let Some(hypervisor) = hypervisor {
@@ -78,6 +80,7 @@ impl Machine {
             com1,
             debug,
             folder,
+            _lock: lock,
         })
     }
 

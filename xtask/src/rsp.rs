@@ -38,11 +38,17 @@ impl RawClient {
 
     /// The next packet from the stub, acknowledged.
     pub fn reply(&mut self, timeout: Duration) -> Result<String> {
+        let contents = self.packet(timeout)?;
+        self.raw(b"+")?;
+        Ok(contents)
+    }
+
+    /// The next packet from the stub.
+    pub fn packet(&mut self, timeout: Duration) -> Result<String> {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some((contents, length)) = parse(&self.pending) {
                 self.pending.drain(..length);
-                self.raw(b"+")?;
                 return Ok(contents);
             }
             if Instant::now() >= deadline {

@@ -42,7 +42,8 @@ pub fn on_each_cpu(workshop: &Workshop) -> Result<()> {
     fork_on_each_cpu(&mut console, 2)?;
     let mut gdb = workshop.attach(&machine)?;
     gdb.expect("break kernel_clone", "Breakpoint 1 at 0x")?;
-    // What the client reads never shows the breakpoint itself.
+    // What the client reads never shows the breakpoint itself, which has to be there for that.
+    gdb.command("set breakpoint always-inserted on")?;
     let before = gdb.command("x/1xb kernel_clone")?;
     let address = gdb.number("&kernel_clone")?;
     let names = Regex::new(r"(?s)#0 .*kernel_clone.*do_syscall_64.*entry_SYSCALL_64")?;
