@@ -126,7 +126,7 @@ pub fn command(_: &LintArgs) -> Result<()> {
         clippy(&shell, None, &[], "", &["--all-targets"])
     })?;
     step("clippy, the exploration", || {
-        let package = ["--package", "stillpoint-explore"];
+        let package = ["--package", "stillpoint-explore", "--all-features"];
         clippy(&shell, None, &package, "", &["--all-targets"])
     })?;
     for (folder, features) in [("hv", &[][..]), ("hv-test", &["--features", "test-hooks"])] {

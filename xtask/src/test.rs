@@ -89,17 +89,24 @@ fn host_tests(shell: &Shell) -> Result<()> {
 
 /// The quiesce protocol explored: millions of states, so optimised.
 fn explore(shell: &Shell) -> Result<()> {
-    step("exploring the quiesce protocol", || {
-        let _here = shell.push_dir(paths::root());
-        let test = cmd!(
-            shell,
-            "cargo test --quiet --release --package stillpoint-explore"
-        );
-        if test.quiet().run().is_err() {
-            bail!("the exploration found something, above");
-        }
-        Ok(())
-    })
+    let _here = shell.push_dir(paths::root());
+    for (what, arguments) in [
+        ("every state", &[][..]),
+        ("shuttle", &["--features", "shuttle", "--test", "shuttle"]),
+        ("loom", &["--features", "loom", "--test", "loom"]),
+    ] {
+        step(&format!("exploring the quiesce protocol: {what}"), || {
+            let test = cmd!(
+                shell,
+                "cargo test --quiet --release --package stillpoint-explore {arguments...}"
+            );
+            if test.quiet().run().is_err() {
+                bail!("the exploration found something, above");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Runs one scenario; says where its logs lie when it fails, and shows their ends.

@@ -1,7 +1,9 @@
 //! What became of every NMI, per CPU: the numbers behind `monitor vmcs` and
 //! `monitor nmi`.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::sync::AtomicU64;
 
 /// Counters of one CPU. Each NMI is counted once where it was taken and once
 /// for what became of it, so the two sides balance: see
@@ -51,6 +53,7 @@ impl LedgerCounts {
 }
 
 impl Ledger {
+    #[cfg(not(feature = "loom"))]
     pub(crate) const fn new() -> Self {
         Self {
             in_guest: AtomicU64::new(0),

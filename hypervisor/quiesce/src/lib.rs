@@ -19,6 +19,7 @@
 mod ledger;
 mod rendezvous;
 mod steps;
+mod sync;
 mod word;
 
 pub use ledger::{Ledger, LedgerCounts};

@@ -3,9 +3,10 @@
 //! machine, [`Rendezvous::look`] by every CPU before it enters the guest,
 //! [`Rendezvous::on_nmi`] from wherever an NMI is taken.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::Ordering::SeqCst;
 
 use crate::steps::{Look, LookStep, Release, Stop, StopStep};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, spin_loop};
 use crate::word::{GUEST, LOOK};
 use crate::{CpuWord, Ledger, LedgerCounts, NmiMeaning};
 
@@ -64,6 +65,7 @@ struct Slot {
 }
 
 impl Slot {
+    #[cfg(not(feature = "loom"))]
     const fn new() -> Self {
         Self {
             word: AtomicU32::new(0),
@@ -100,6 +102,7 @@ impl<const N: usize> Default for Rendezvous<N> {
 
 impl<const N: usize> Rendezvous<N> {
     /// A machine on which no CPU takes part yet.
+    #[cfg(not(feature = "loom"))]
     pub const fn new() -> Self {
         Self {
             generation: AtomicU64::new(0),
@@ -279,17 +282,17 @@ impl<const N: usize> Rendezvous<N> {
                 StopStep::Again => {}
                 StopStep::Taken => {
                     self.look(me, waiter);
-                    core::hint::spin_loop();
+                    spin_loop();
                 }
                 StopStep::Asked => {
                     if kicker.patience_is_over() {
                         stop.kick();
                     } else {
-                        core::hint::spin_loop();
+                        spin_loop();
                     }
                 }
                 StopStep::Send(cpu) => kicker.send_nmi(cpu),
-                StopStep::Waiting => core::hint::spin_loop(),
+                StopStep::Waiting => spin_loop(),
                 StopStep::Done => return true,
             }
         }

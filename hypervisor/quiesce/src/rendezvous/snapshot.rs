@@ -1,9 +1,8 @@
 //! The shared state as a plain value, for model checkers: they keep values, and
 //! turn one into a machine only to run a step on it.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
-
 use super::{NOBODY, Rendezvous, Slot};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize};
 use crate::{CpuWord, Ledger};
 
 /// The state of a [`Rendezvous`] in which CPUs 0 to N - 1 take part, without its
@@ -30,9 +29,20 @@ impl<const N: usize> Rendezvous<N> {
             cpus: core::array::from_fn(|cpu| Slot {
                 word: AtomicU32::new(snapshot.words[cpu].to_bits()),
                 acked: AtomicU64::new(snapshot.acknowledged[cpu]),
-                ledger: Ledger::new(),
+                ledger: Ledger::default(),
             }),
         }
+    }
+
+    /// The same as on the metal. loom's atomics cannot be made at compile time.
+    #[cfg(feature = "loom")]
+    pub fn new() -> Self {
+        Self::restore(&Snapshot {
+            generation: 0,
+            owner: None,
+            words: [CpuWord::default(); N],
+            acknowledged: [0; N],
+        })
     }
 
     /// The state of the machine.
