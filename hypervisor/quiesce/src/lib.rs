@@ -12,6 +12,9 @@
 //! - [`Stop`], [`Look`], [`Release`]: what each CPU does with it, one access at a
 //!   time.
 //!
+//! Beside them is [`WorkSlot`], by which the owner of a stop hands work to a CPU that
+//! stands in it.
+//!
 //! `docs/quiesce.md` tells the protocol as a whole.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -21,6 +24,7 @@ mod rendezvous;
 mod steps;
 mod sync;
 mod word;
+mod work;
 
 pub use ledger::{Ledger, LedgerCounts};
 #[cfg(feature = "snapshot")]
@@ -28,3 +32,4 @@ pub use rendezvous::Snapshot;
 pub use rendezvous::{Kicker, Rendezvous, Waiter};
 pub use steps::{Look, LookStep, Release, Stop, StopStep};
 pub use word::{CpuWord, GUEST, LOOK, MAX_OWED, NmiMeaning, OwedChange};
+pub use work::WorkSlot;

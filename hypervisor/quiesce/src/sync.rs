@@ -6,15 +6,15 @@
 #[cfg(not(any(feature = "loom", feature = "shuttle")))]
 pub(crate) use core::{
     hint::spin_loop,
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize},
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize},
 };
 #[cfg(feature = "loom")]
 pub(crate) use loom::{
     hint::spin_loop,
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize},
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize},
 };
 #[cfg(all(feature = "shuttle", not(feature = "loom")))]
 pub(crate) use shuttle::{
     hint::spin_loop,
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize},
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize},
 };

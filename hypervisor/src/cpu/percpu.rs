@@ -15,7 +15,7 @@ use stillpoint_trace::TraceRing;
 use super::descriptors::{Descriptors, IST_STACKS};
 use super::msr;
 use crate::RENDEZVOUS;
-use crate::debug::remote::WorkSlot;
+use crate::debug::remote::RequestSlot;
 use crate::log::{self, LogRing};
 use crate::memory::frames::{FRAMES, OutOfFrames};
 use crate::memory::layout;
@@ -64,7 +64,7 @@ pub struct PerCpu {
     /// What happened to this CPU.
     pub trace: TraceRing,
     /// What the owner of a stop asks of this CPU.
-    pub work: WorkSlot,
+    pub work: RequestSlot,
     /// What is left to read of this CPU while it is parked.
     pub published: Published,
     /// The CPU's `Vcpu`, for the code that a fault has cut off from it.

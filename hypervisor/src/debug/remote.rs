@@ -1,25 +1,18 @@
 //! Work that the owner of a stop has another CPU do: whatever needs that CPU's
 //! current VMCS, its MSRs or its debug registers.
 
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use stillpoint_quiesce::WorkSlot;
 
 use super::host;
 use crate::RENDEZVOUS;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::vmx::vcpu::Vcpu;
 
-const EMPTY: u32 = 0;
-const POSTED: u32 = 1;
-const DONE: u32 = 2;
-
 /// One request at a time: the owner is alone.
-pub struct WorkSlot {
-    state: AtomicU32,
-    request: AtomicPtr<Request<'static>>,
-}
+pub type RequestSlot = WorkSlot<Request<'static>>;
 
 /// A closure on the owner's stack, which waits for it.
-struct Request<'a>(&'a mut dyn FnMut(&mut Vcpu));
+pub struct Request<'a>(&'a mut dyn FnMut(&mut Vcpu));
 
 /// The CPU is parked, not stopped, or has failed at it: nobody answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,13 +20,12 @@ pub struct NotServing;
 
 /// Does what has been posted for this CPU, if anything. Called by it while it
 /// stands in another's stop.
-pub fn serve(slot: &WorkSlot, vcpu: &mut Vcpu) {
-    if slot.state.load(Ordering::Acquire) == POSTED {
-        let request = slot.request.load(Ordering::Acquire);
-        // SAFETY: `on` keeps the request alive, and does not touch it, until DONE: the
-        // closure runs here instead of there, never in both places.
+pub fn serve(slot: &RequestSlot, vcpu: &mut Vcpu) {
+    if let Some(request) = slot.posted() {
+        // SAFETY: `on` keeps the request alive, and does not touch it, until it is
+        // finished: the closure runs here instead of there, never in both places.
         unsafe { ((*request).0)(vcpu) };
-        slot.state.store(DONE, Ordering::Release);
+        slot.finish();
     }
 }
 
@@ -51,16 +43,14 @@ pub fn on(cpu: &PerCpu, work: &mut dyn FnMut(&mut Vcpu)) -> Result<(), NotServin
     }
     let mut request = Request(work);
     let slot = &cpu.work;
-    slot.request
-        .store((&raw mut request).cast(), Ordering::Release);
-    slot.state.store(POSTED, Ordering::Release);
-    while slot.state.load(Ordering::Acquire) != DONE {
+    slot.post((&raw mut request).cast());
+    while !slot.is_finished() {
         if host::has_failed(cpu.index) {
-            slot.state.store(EMPTY, Ordering::Release);
+            slot.clear();
             return Err(NotServing);
         }
         core::hint::spin_loop();
     }
-    slot.state.store(EMPTY, Ordering::Release);
+    slot.clear();
     Ok(())
 }

@@ -9,7 +9,7 @@ use loom::cell::UnsafeCell;
 use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
-use stillpoint_quiesce::{Look, LookStep, Rendezvous, Stop, StopStep};
+use stillpoint_quiesce::{Look, LookStep, Rendezvous, Stop, StopStep, WorkSlot};
 
 /// More switches between threads than these are not tried, where there is a bound.
 const PREEMPTIONS: usize = 3;
@@ -170,5 +170,32 @@ fn owners_follow_each_other() {
         own(&machine, 0);
         cpu_1.join().unwrap();
         assert_eq!(machine.protocol.generation(), 4);
+    });
+}
+
+/// The request is the owner's before it is posted and after it is finished, and the
+/// CPU's between.
+#[test]
+fn work_is_handed_over_and_back() {
+    explore(None, || {
+        // The pointer is not followed here: the cell stands for what it points to.
+        let slot = Arc::new(WorkSlot::<()>::default());
+        let request = Arc::new(UnsafeCell::new(0));
+        let (its_slot, its_request) = (Arc::clone(&slot), Arc::clone(&request));
+        let cpu_1 = thread::spawn(move || {
+            while its_slot.posted().is_none() {
+                thread::yield_now();
+            }
+            its_request.with_mut(|_| ());
+            its_slot.finish();
+        });
+        request.with_mut(|_| ());
+        slot.post(core::ptr::dangling_mut());
+        while !slot.is_finished() {
+            thread::yield_now();
+        }
+        request.with_mut(|_| ());
+        slot.clear();
+        cpu_1.join().unwrap();
     });
 }
