@@ -405,7 +405,7 @@ impl<const N: usize> Model for Machine<N> {
                 add(pal, Action::Exit(me, Reason::PalBegins));
             }
             if cpu.handler.is_none() {
-                let may_fail = matches!(cpu.at, At::Hold | At::Look { .. } | At::Consider);
+                let may_fail = matches!(cpu.at, At::Hold | At::Look { .. } | At::BeginLook);
                 add(wishes.failures > 0 && may_fail, Action::Fail(me));
                 if cpu.at == At::Hold && wishes.owes > 0 {
                     actions.extend((0..N).map(|target| Action::Owe(me, target)));

@@ -69,8 +69,8 @@ pub enum At {
     AskOwed(usize),
     /// Gives the machine back.
     Release(Release),
-    /// Is it to look before it enters?
-    Consider,
+    /// Begins to look.
+    BeginLook,
     /// Looks.
     Look {
         /// How far it is.
@@ -103,6 +103,8 @@ pub enum At {
     Print(Print),
     /// A variant's loop over what is owed, behind its test.
     Drain,
+    /// A variant's entry, behind its test of the look bit.
+    EnterAnyway,
 }
 
 /// The NMI handler: what its next step does.
@@ -133,10 +135,12 @@ impl<const N: usize> Machine<N> {
                 match reason {
                     Reason::Nmi => {
                         state.cpus[me].handler = Some(Handler::Count { in_guest: true });
-                        At::Consider
+                        At::BeginLook
                     }
                     // No access of their own.
-                    Reason::Own | Reason::Stop => self.handle_exit(state, me, reason),
+                    Reason::Own | Reason::Stop | Reason::Window => {
+                        self.handle_exit(state, me, reason)
+                    }
                     _ => At::Handle(reason),
                 }
             }
@@ -157,13 +161,9 @@ impl<const N: usize> Machine<N> {
                 At::Hold
             }
             At::Release(release) => self.release(state, me, release),
-            At::Consider => {
-                if state.shared.words[me].must_look() {
-                    state.with(|machine| machine.begin_look(me));
-                    self.look(me, Then::Deliver)
-                } else {
-                    At::Enter
-                }
+            At::BeginLook => {
+                state.with(|machine| machine.begin_look(me));
+                self.look(me, Then::Deliver)
             }
             At::Look { mut look, then } => {
                 if state.with(|machine| look.step(machine)) == LookStep::Done {
@@ -181,13 +181,23 @@ impl<const N: usize> Machine<N> {
                 state.cpus[me].processor.window = window;
                 At::Enter
             }
+            At::Enter if self.variant == Variant::LookTestedEarly => {
+                if state.shared.words[me].must_look() {
+                    At::Leave
+                } else {
+                    At::EnterAnyway
+                }
+            }
             At::Enter => {
-                let entered = state.with(|machine| machine.enter(me));
-                if entered || self.variant == Variant::LookTestedEarly {
+                if state.with(|machine| machine.enter(me)) {
                     At::Sequence
                 } else {
                     At::Leave
                 }
+            }
+            At::EnterAnyway => {
+                state.with(|machine| machine.enter(me));
+                At::Sequence
             }
             At::Sequence => {
                 let cpu = &mut state.cpus[me];
@@ -199,7 +209,7 @@ impl<const N: usize> Machine<N> {
             }
             At::Leave => {
                 state.with(|machine| machine.leave(me));
-                At::Consider
+                At::BeginLook
             }
             At::OldLook(step, then) => self.old_look(state, me, step, then),
             At::OldRelease(step) => self.old_release(state, me, step),
@@ -234,7 +244,7 @@ impl<const N: usize> Machine<N> {
             Reason::Nmi | Reason::Own => {}
             Reason::Window => {
                 state.cpus[me].processor.window = false;
-                state.with(|machine| machine.ask(me));
+                return At::BeginLook;
             }
             Reason::Stop if self.variant == Variant::PrintLock => {
                 return At::Print(Print::Before);
@@ -275,7 +285,7 @@ impl<const N: usize> Machine<N> {
                 return At::Stop(Stop::new(me), Intent::Panic);
             }
         }
-        At::Consider
+        At::Enter
     }
 
     fn stop(&self, state: &mut State<N>, me: usize, mut stop: Stop, intent: Intent) -> At {

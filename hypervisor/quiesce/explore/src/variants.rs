@@ -170,10 +170,10 @@ impl<const N: usize> Machine<N> {
                 return At::Release(release);
             }
             state.shared.generation += 1;
-            return At::Consider;
+            return At::Enter;
         }
         if state.with(|machine| release.step(machine)) {
-            At::Consider
+            At::Enter
         } else {
             At::Release(release)
         }
@@ -292,7 +292,7 @@ impl<const N: usize> Machine<N> {
             }
             OldRelease::Disown => {
                 state.shared.owner = None;
-                return At::Consider;
+                return At::Enter;
             }
         };
         At::OldRelease(next)
