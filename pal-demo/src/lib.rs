@@ -6,9 +6,11 @@
 //! cannot execute VMCALL (which is #UD, hence SIGILL, on a bare processor)
 //! without having asked CPUID first.
 
+pub mod apic;
 pub mod args;
 pub mod hold;
 mod hypercall;
+pub mod interrupts;
 pub mod lcg;
 
 pub use hypercall::TrustVisor;
