@@ -12,6 +12,7 @@
 //! - `rounds=N`: NMIs that each CPU sends in each pattern. Without it: 50.
 //! - `seed=N`: what is random follows from it. Without it: 1.
 //! - `pattern=NAME`: one of storm/traffic.rs. Without it: each in turn.
+//! - `stops=outside`: a debugger stops the machine now and then.
 //! - `pause=N`: at most N exits between two NMIs of a CPU. Without it: 4.
 
 use crate::boot::MAX_CPUS;
@@ -49,6 +50,8 @@ pub struct Storm {
     pub pattern: &'static str,
     /// At most so many exits between two NMIs of a CPU.
     pub pause: u64,
+    /// Whether a debugger stops the machine now and then.
+    pub debugger: bool,
 }
 
 /// Why a configuration is refused: the word at fault.
@@ -71,6 +74,7 @@ pub fn read() -> Result<Config, BadWord> {
             seed: 1,
             pattern: "",
             pause: 4,
+            debugger: false,
         },
     };
     for word in text.split_ascii_whitespace() {
@@ -88,6 +92,7 @@ pub fn read() -> Result<Config, BadWord> {
             Some(("rounds", n)) => config.storm.rounds = n.parse().map_err(|_| bad)?,
             Some(("seed", n)) => config.storm.seed = n.parse().map_err(|_| bad)?,
             Some(("pause", n)) => config.storm.pause = n.parse().map_err(|_| bad)?,
+            Some(("stops", "outside")) => config.storm.debugger = true,
             Some(("pattern", name)) => config.storm.pattern = name,
             _ => return Err(bad),
         }

@@ -32,7 +32,7 @@ fn run(context: &Context, name: &str, mix: Mix) -> Outcome {
             Ok(())
         })?;
         let taken = orders::taken().iter().sum::<u64>() - before;
-        let tally = traffic::account().sort_missing(mix);
+        let tally = traffic::account().sort_missing(context, mix);
         tally.print(name, pattern);
         check_eq!(tally.seen + tally.invented, taken, "{pattern}: NMIs taken");
         tally.check(pattern)

@@ -56,7 +56,7 @@ fn run(context: &Context, name: &str, mix: Mix) -> Outcome {
             },
         )?;
         let after = orders::taken();
-        let mut tally = Tally::default().sort_missing(mix);
+        let mut tally = Tally::default().sort_missing(context, mix);
         for cpu in 0..ORDERS.cpus() {
             let (sent, seen) = (SENT[cpu].load(SeqCst), after[cpu] - before[cpu]);
             tally.sent += sent;

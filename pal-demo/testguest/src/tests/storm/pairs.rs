@@ -113,7 +113,7 @@ fn run(context: &Context, name: &str, mix: Mix) -> Outcome {
         invented: STRAY.load(SeqCst),
         ..Tally::default()
     }
-    .sort_missing(mix);
+    .sort_missing(context, mix);
     tally.print(name, "pairs");
     tally.check("pairs")
 }

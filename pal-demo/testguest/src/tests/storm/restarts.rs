@@ -46,7 +46,7 @@ fn run(context: &Context, name: &str, mix: Mix) -> Outcome {
     ORDERS.set_cpus(victim + 1);
     result?;
     println!("storm {name} restarts={restarts}");
-    let tally = traffic::account().sort_missing(mix);
+    let tally = traffic::account().sort_missing(context, mix);
     tally.print(name, "next");
     tally.check("next")
 }

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use crate::harness::Outcome;
+use crate::harness::{Context, Outcome};
 use crate::{check, check_eq, println};
 
 use super::load::{self, Counters, Mix};
@@ -39,11 +39,11 @@ pub struct Tally {
 
 impl Tally {
     /// Sorts the NMIs that did not come. A stop's NMI can meet the guest's in the
-    /// processor, which then delivers one (docs/quiesce.md); without stops all must
-    /// come.
-    pub fn sort_missing(mut self, mix: Mix) -> Self {
+    /// processor, which then delivers one (docs/quiesce.md); without stops, the
+    /// debugger's too, all must come.
+    pub fn sort_missing(mut self, context: &Context, mix: Mix) -> Self {
         let missing = MISSING.load(SeqCst);
-        if mix == Mix::Quiesces {
+        if mix == Mix::Quiesces || context.config.storm.debugger {
             self.merged += missing;
         } else {
             self.lost += missing;
