@@ -26,6 +26,9 @@ pub struct Hardware {
     pub without: Option<&'static str>,
     /// Instructions per emulated second.
     pub ips: u32,
+    /// Instructions that a CPU executes before the next one has its turn, 1 to 32: it decides how the
+    /// CPUs' instructions interleave.
+    pub quantum: u32,
     /// Unknown MSRs read as 0 instead of raising #GP.
     pub ignore_bad_msrs: bool,
     /// The disks, in the order of the BIOS.
@@ -41,6 +44,7 @@ impl Default for Hardware {
             model: "broadwell_ult".into(),
             without: None,
             ips: 20_000_000,
+            quantum: 16,
             ignore_bad_msrs: true,
             disks: Vec::new(),
         }
@@ -130,6 +134,7 @@ fn configuration(folder: &Path, hardware: &Hardware, [com1, com2]: [u16; 2]) -> 
         memory,
         model,
         ips,
+        quantum,
         ..
     } = hardware;
     // The emulator takes no more of the host's; the rest it fetches when it is used.
@@ -139,7 +144,7 @@ fn configuration(folder: &Path, hardware: &Hardware, [com1, com2]: [u16; 2]) -> 
         format!(", exclude_features=\"{feature}\"")
     });
     let mut text = format!(
-        "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}{without}
+        "cpu: model={model}, count={cpus}, ips={ips}, quantum={quantum}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}{without}
 clock: sync=none, time0=local
 memory: guest={memory}, host={host_memory}
 romimage: file={share}/BIOS-bochs-latest, options=fastboot

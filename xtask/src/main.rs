@@ -32,6 +32,7 @@ mod run;
 mod scenarios;
 mod serial;
 mod setup;
+mod storm;
 mod test;
 mod test_guest;
 mod tools;
@@ -65,6 +66,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
     Lint(lint::LintArgs),
+    Storm(storm::StormArgs),
     Test(test::TestArgs),
     Vmlinux(vmlinux::VmlinuxArgs),
 }
@@ -83,6 +85,7 @@ fn run(command: Command) -> Result<ExitCode> {
     process::install_signal_handler()?;
     match command {
         Command::Test(args) => return test::command(&args),
+        Command::Storm(args) => return storm::command(&args),
         Command::Doctor(args) => setup::doctor(&args),
         Command::Build(args) => compile::command(&args),
         Command::Image(args) => image::command(&args),

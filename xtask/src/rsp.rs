@@ -36,6 +36,28 @@ impl RawClient {
         self.reply(timeout)
     }
 
+    /// Sends a packet to which no reply comes yet, such as `c`.
+    pub fn send(&mut self, contents: &str) -> Result<()> {
+        self.raw(packet(contents).as_bytes())
+    }
+
+    /// Runs a monitor command; returns what it prints.
+    pub fn monitor(&mut self, command: &str, timeout: Duration) -> Result<String> {
+        let hex: String = command.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let mut output = Vec::new();
+        let mut answer = self.request(&format!("qRcmd,{hex}"), timeout)?;
+        while answer != "OK"
+            && let Some(text) = answer.strip_prefix('O')
+        {
+            output.extend(from_hex(text)?);
+            answer = self.reply(timeout)?;
+        }
+        if answer != "OK" {
+            output.extend(from_hex(&answer)?);
+        }
+        Ok(String::from_utf8_lossy(&output).into_owned())
+    }
+
     /// The next packet from the stub, acknowledged.
     pub fn reply(&mut self, timeout: Duration) -> Result<String> {
         let contents = self.packet(timeout)?;
@@ -86,6 +108,14 @@ impl RawClient {
     }
 }
 
+/// Bytes of which two digits each were sent.
+fn from_hex(text: &str) -> Result<Vec<u8>> {
+    text.as_bytes()
+        .chunks(2)
+        .map(|digits| Ok(u8::from_str_radix(std::str::from_utf8(digits)?, 16)?))
+        .collect()
+}
+
 /// `contents` with its frame and checksum.
 pub fn packet(contents: &str) -> String {
     let sum = contents.bytes().fold(0u8, u8::wrapping_add);
@@ -117,12 +147,19 @@ fn parse(bytes: &[u8]) -> Option<(String, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{packet, parse};
+    use super::{from_hex, packet, parse};
 
     #[test]
     fn packets_have_their_sum() {
         assert_eq!(packet("OK"), "$OK#9a");
         assert_eq!(packet(""), "$#00");
+    }
+
+    #[test]
+    fn hexadecimal_text() -> anyhow::Result<()> {
+        assert_eq!(from_hex("4f4B0a")?, b"OK\n");
+        assert!(from_hex("E!").is_err());
+        Ok(())
     }
 
     #[test]

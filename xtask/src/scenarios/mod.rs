@@ -9,7 +9,8 @@ mod monitor;
 mod programs;
 mod sessions;
 mod stepping;
-mod suites;
+mod storm;
+pub mod suites;
 mod trace;
 
 use std::fs;
@@ -68,6 +69,34 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "programs::xmm_registers_survive_millions_of_exits",
         run: programs::xmm_registers,
+    },
+    Scenario {
+        name: "storm::debian_four_cpus",
+        run: |_| storm::debian(4, 16),
+    },
+    Scenario {
+        name: "storm::debian_two_cpus",
+        run: |_| storm::debian(2, 5),
+    },
+    Scenario {
+        name: "storm::test_guest_four_cpus",
+        run: |_| storm::test_guest(4),
+    },
+    Scenario {
+        name: "storm::test_guest_two_cpus",
+        run: |_| storm::test_guest(2),
+    },
+    Scenario {
+        name: "storm::test_guest_bare",
+        run: suites::storm_bare,
+    },
+    Scenario {
+        name: "storm::test_guest_debugged_four_cpus",
+        run: |_| storm::test_guest_debugged(4),
+    },
+    Scenario {
+        name: "storm::test_guest_debugged_two_cpus",
+        run: |_| storm::test_guest_debugged(2),
     },
     Scenario {
         name: "boot::one_cpu",
@@ -322,9 +351,14 @@ impl Workshop {
         Ok((machine, console))
     }
 
-    /// A gdb on the guest kernel's symbols, attached.
+    /// A gdb on the guest kernel's symbols.
+    pub fn gdb(&self) -> Result<Gdb> {
+        Gdb::start(&vmlinux::path(&self.shell, Kernel::default())?)
+    }
+
+    /// The same, attached.
     pub fn attach(&self, machine: &Machine) -> Result<Gdb> {
-        let mut gdb = Gdb::start(&vmlinux::path(&self.shell, Kernel::default())?)?;
+        let mut gdb = self.gdb()?;
         gdb.attach(machine.debug.port())?;
         Ok(gdb)
     }

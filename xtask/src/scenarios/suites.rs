@@ -11,11 +11,18 @@ use super::{Plan, Workshop};
 /// A suite takes a second or a few on an idle host.
 const SUITE: Duration = Duration::from_secs(240);
 
+/// What ends a suite's output.
+pub const END: &str = r"\d+ passed, \d+ failed\D|test guest panicked[^\n]*";
+
 /// Runs what `plan` says to its end; every test must pass, and there must be some.
 fn run(workshop: &Workshop, plan: Plan) -> Result<()> {
     let machine = workshop.start(plan)?;
     let mut console = machine.console();
-    let output = console.expect(r"\d+ passed, \d+ failed\D|test guest panicked[^\n]*", SUITE)?;
+    passed(&console.expect(END, SUITE)?)
+}
+
+/// Whether every test passed, and there were some.
+pub fn passed(output: &str) -> Result<()> {
     let failures: Vec<&str> = output
         .lines()
         .filter(|line| line.contains("FAILED") || line.contains("panicked"))
@@ -23,7 +30,7 @@ fn run(workshop: &Workshop, plan: Plan) -> Result<()> {
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     let counts = Regex::new(r"(\d+) passed, (\d+) failed")?;
     let passed = counts
-        .captures(&output)
+        .captures(output)
         .filter(|counts| &counts[2] == "0")
         .and_then(|counts| counts[1].parse::<u32>().ok())
         .unwrap_or(0);
@@ -61,6 +68,14 @@ pub fn smp(workshop: &Workshop, cpus: u32) -> Result<()> {
 /// The same on the bare machine.
 pub fn smp_bare(workshop: &Workshop) -> Result<()> {
     run(workshop, Plan::test_guest(workshop, 2, "suite=smp")?.bare())
+}
+
+/// The storm on the bare machine: what it expects is what the processor does.
+pub fn storm_bare(workshop: &Workshop) -> Result<()> {
+    run(
+        workshop,
+        Plan::test_guest(workshop, 4, "suite=storm")?.bare(),
+    )
 }
 
 /// Each way to reset a machine: the second boot says that it is one. Not by the keyboard controller:
