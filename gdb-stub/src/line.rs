@@ -27,9 +27,12 @@ struct Backlog {
 }
 
 impl Backlog {
+    fn is_full(&self) -> bool {
+        self.length == BACKLOG
+    }
+
     fn push(&mut self, byte: u8) {
-        // When full the newest is dropped: what came first is a packet's start.
-        if self.length < BACKLOG {
+        if !self.is_full() {
             self.bytes[(self.start + self.length) % BACKLOG] = byte;
             self.length += 1;
         }
@@ -76,10 +79,12 @@ impl<S: SerialPort> Line<S> {
         }
     }
 
-    /// Moves what the UART has received into the backlog. Called at every chance:
-    /// a 16550's FIFO holds 16 bytes.
+    /// Moves what the UART has received into the backlog, as far as it has room. Called
+    /// at every chance: a 16550's FIFO holds 16 bytes.
     pub fn drain(&mut self) {
-        while let Some(byte) = self.port.try_read() {
+        while !self.backlog.is_full()
+            && let Some(byte) = self.port.try_read()
+        {
             self.backlog.push(byte);
         }
     }
