@@ -11,6 +11,9 @@
 /// Holds a read or write of 4 KiB in hexadecimal with its header.
 pub const PACKET_SIZE: usize = 0x2100;
 
+/// The longest body of a packet, in bytes: what GDB calls `PacketSize`.
+pub const LARGEST_BODY: usize = PACKET_SIZE - 4;
+
 /// What the last byte completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -227,7 +230,7 @@ mod tests {
     #[test]
     fn the_largest_packet_fits_and_one_byte_more_is_damage() {
         let mut framer = Framer::new();
-        let largest = "a".repeat(PACKET_SIZE - 4);
+        let largest = "a".repeat(LARGEST_BODY);
         let seen = events(&mut framer, packet(&largest).as_bytes());
         assert_eq!(seen, [(Event::Packet, largest.clone().into_bytes())]);
         let seen = events(&mut framer, packet(&(largest + "a")).as_bytes());

@@ -5,13 +5,13 @@
 //! packets); some gdbstub takes for a protocol error and gives up on (`Hg-1`); one
 //! (`m` of more than fits) it would work at for a long time.
 
-use crate::framer::{PACKET_SIZE, hex_digit};
+use crate::framer::{LARGEST_BODY, hex_digit};
 
-/// The most bytes that one read can return: two digits each, with `$` and `#xx`.
-pub const LARGEST_READ: u64 = (PACKET_SIZE as u64 - 4) / 2;
+/// The most bytes that one read can return, at two digits each.
+pub const LARGEST_READ: u64 = LARGEST_BODY as u64 / 2;
 
-// A page in one packet, and no more than fits its answer.
-const _: () = assert!(LARGEST_READ >= 4096 && 2 * LARGEST_READ + 4 <= PACKET_SIZE as u64);
+// A page in one packet.
+const _: () = assert!(LARGEST_READ >= 4096);
 
 /// A packet, as the session deals with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

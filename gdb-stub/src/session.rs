@@ -18,7 +18,7 @@ use crate::breakpoints::hardware::HardwareTable;
 use crate::breakpoints::software::{INT3, SoftwareBreakpoints, read_byte};
 use crate::description::{Window, write_target_xml, write_threads_xml};
 use crate::exchange::{Outcome, exchange};
-use crate::framer::PACKET_SIZE;
+use crate::framer::{LARGEST_BODY, PACKET_SIZE};
 use crate::line::{Incoming, Line};
 use crate::machine::{CpuIndex, MAX_CPUS, Machine, SerialPort, StopKind, StopReason};
 use crate::memory;
@@ -315,7 +315,7 @@ impl<S: SerialPort> Session<S> {
         let mut reply = self.line.reply();
         let _ = write!(
             reply,
-            "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+;\
+            "PacketSize={LARGEST_BODY:x};QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+;\
              qXfer:features:read+;qXfer:threads:read+;binary-upload+"
         );
         reply.send();

@@ -314,6 +314,31 @@ fn memory_is_read_and_written_under_breakpoints_and_across_pages() {
 }
 
 #[test]
+fn a_packet_of_the_announced_size_is_taken_and_half_of_it_can_be_read() {
+    use support::guest::BASE;
+
+    let mut bench = Bench::new(1);
+    bench.send(&packet("qSupported"));
+    bench.send(&packet("D"));
+    bench.stopped(LINE);
+    let features = bodies(&bench.received()).remove(0);
+    let size = features
+        .strip_prefix("PacketSize=")
+        .and_then(|rest| rest.split(';').next())
+        .and_then(|digits| usize::from_str_radix(digits, 16).ok())
+        .unwrap();
+
+    let read = format!("m{BASE:x},{:x}", size / 2);
+    let count = (size - "Mffffffff81009000,00000:".len()) / 2;
+    let header = format!("M{:x},{count:05x}:", BASE + 0x9000);
+    let write = format!("{header}{}", "5a".repeat(count));
+    assert_eq!(write.len(), size);
+    let answers = bench.converse(&[&read, &write, "D"]);
+    assert_eq!(answers[0].len(), size, "{}", answers[0]);
+    assert_eq!(answers[1..], ["OK", "OK"]);
+}
+
+#[test]
 fn memory_can_be_had_in_binary() {
     let mut bench = Bench::new(1);
     let page = support::guest::BASE + 0x9000;
