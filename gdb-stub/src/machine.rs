@@ -337,8 +337,8 @@ pub trait Memory {
     /// Reads guest physical memory.
     fn read_physical(&mut self, gpa: u64, data: &mut [u8]) -> Result<usize, MachineError>;
 
-    /// Writes guest physical memory.
-    fn write_physical(&mut self, gpa: u64, data: &[u8]) -> Result<usize, MachineError>;
+    /// Writes guest physical memory: all of `data`, or nothing.
+    fn write_physical(&mut self, gpa: u64, data: &[u8]) -> Result<(), MachineError>;
 }
 
 /// What moves the machine, or decides where it will stop.

@@ -95,18 +95,16 @@ pub fn read_physical<M: Machine>(
     Ok(done)
 }
 
-/// Writes guest physical memory, under the breakpoints.
+/// Writes guest physical memory, under the breakpoints: all of `data`, or nothing.
 pub fn write_physical<M: Machine>(
     machine: &mut M,
     breakpoints: &mut SoftwareBreakpoints,
     gpa: u64,
     data: &[u8],
-) -> Result<usize, MachineError> {
-    let done = machine.write_physical(gpa, data)?.min(data.len());
-    if let Some(part) = data.get(..done) {
-        breakpoints.reapply(machine, gpa, part);
-    }
-    Ok(done)
+) -> Result<(), MachineError> {
+    machine.write_physical(gpa, data)?;
+    breakpoints.reapply(machine, gpa, data);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -148,6 +148,50 @@ fn msrs_are_read_and_written_by_name_and_number_on_any_cpu() {
 }
 
 #[test]
+fn an_msr_that_can_only_be_written_is() {
+    let mut bench = Bench::new(1);
+    assert_eq!(
+        run(&mut bench, "wrmsr 0x49 1"),
+        "CPU 0: MSR 0x49 is written; it cannot be read\n"
+    );
+    assert_eq!(bench.machine.cpus[0].msrs[&0x49], 1);
+    assert!(run(&mut bench, "rdmsr 0x49").starts_with("error: 0x49: "));
+}
+
+#[test]
+fn a_command_with_an_error_changes_nothing() {
+    let mut bench = Bench::new(2);
+    let state = |bench: &Bench| {
+        let cpus: Vec<_> = bench.machine.cpus.iter().collect();
+        let cpus = cpus.iter().map(|cpu| (&cpu.vmcs, cpu.ledger, &cpu.msrs));
+        (
+            bench.machine.memory.clone(),
+            format!("{:?}", cpus.collect::<Vec<_>>()),
+        )
+    };
+    let before = state(&bench);
+    for command in [
+        "nmi 0 1",
+        "nmi 0 x",
+        "wp /b 0x100 1 2 zz",
+        "wp /b 0x100 1 0x100",
+        // Memory ends after the first.
+        "wp /g 0x7fff8 1 2",
+        "msr lstar 1 2",
+        "msr lstar 1 @1 @2",
+        "wrmsr lstar 1 x",
+        "vmcs set guest_rip 1 0 0",
+        "vmcs set guest_rip 1 x",
+        "vmcs set guest_rip 1 2",
+        "vmcs set pin_based_controls 0",
+    ] {
+        let text = run(&mut bench, command);
+        assert!(text.starts_with("error: "), "{command}: {text}");
+        assert!(state(&bench) == before, "{command} changes something");
+    }
+}
+
+#[test]
 fn an_nmi_is_owed_to_the_cpu_that_was_named() {
     let mut bench = Bench::new(2);
     assert_eq!(run(&mut bench, "nmi 1"), "CPU 1: the guest is owed 1 NMI\n");

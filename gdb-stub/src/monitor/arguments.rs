@@ -28,6 +28,12 @@ impl<'a> Arguments<'a> {
         self.words.peek().copied()
     }
 
+    /// An error if a word is left: for commands that change something, before they do.
+    pub fn end(&mut self) -> Result<(), CommandError<'a>> {
+        self.next()
+            .map_or(Ok(()), |word| Err(CommandError::Unexpected(word)))
+    }
+
     /// Takes all words: what follows the command's name, as it was typed.
     pub fn rest_of_line(&mut self) -> &'a str {
         while self.words.next().is_some() {}

@@ -9,6 +9,9 @@ use crate::memory;
 /// The most units that one dump shows.
 const LARGEST_COUNT: u64 = 4096;
 
+/// The most bytes that one `wp` writes. A command has room for fewer.
+const LARGEST_WRITE: usize = 1024;
+
 /// How many bytes of memory a line of a dump shows.
 const BYTES_PER_LINE: usize = 16;
 
@@ -139,33 +142,32 @@ pub fn write<'a, M: Machine>(
     out: &mut dyn Write,
 ) -> CommandResult<'a> {
     let format = Format::take(arguments)?;
-    let start = arguments.number("ADDR")?;
-    let mut address = start;
+    let address = arguments.number("ADDR")?;
     if arguments.peek().is_none() {
         return Err(CommandError::Missing("VALUE"));
     }
+    // All values are taken before the first is written.
+    let mut data = [0; LARGEST_WRITE];
+    let mut length = 0;
     while let Some(word) = arguments.peek() {
-        let value = arguments.number("VALUE")?;
-        let bytes = value.to_le_bytes();
-        let (Some(low), Some(high)) = (bytes.get(..format.size), bytes.get(format.size..)) else {
+        let bytes = arguments.number("VALUE")?.to_le_bytes();
+        let (Some(low), Some(high), Some(place)) = (
+            bytes.get(..format.size),
+            bytes.get(format.size..),
+            data.get_mut(length..length + format.size),
+        ) else {
             return Err(CommandError::Unexpected(word));
         };
         if high.iter().any(|&byte| byte != 0) {
             return Err(CommandError::NotANumber(word));
         }
-        let software = &mut context.debug.software;
-        match memory::write_physical(context.machine, software, address, low) {
-            Ok(done) if done == format.size => {}
-            Ok(_) => return Err(CommandError::Refused(address, MachineError::BadAddress)),
-            Err(error) => return Err(CommandError::Refused(address, error)),
-        }
-        address = address.wrapping_add(format.size as u64);
+        place.copy_from_slice(low);
+        length += format.size;
     }
-    writeln!(
-        out,
-        "{} bytes written at {start:#x}",
-        address.wrapping_sub(start)
-    )?;
+    let data = data.get(..length).unwrap_or(&[]);
+    memory::write_physical(context.machine, &mut context.debug.software, address, data)
+        .map_err(|error| CommandError::Refused(address, error))?;
+    writeln!(out, "{length} bytes written at {address:#x}")?;
     Ok(())
 }
 

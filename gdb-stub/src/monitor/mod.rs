@@ -256,11 +256,7 @@ fn run_text<M: Machine>(
             "error: there is no command `{name}`; `monitor help` lists them"
         );
     };
-    let result = (command.run)(context, &mut arguments, out).and_then(|()| {
-        arguments
-            .next()
-            .map_or(Ok(()), |word| Err(CommandError::Unexpected(word)))
-    });
+    let result = (command.run)(context, &mut arguments, out).and_then(|()| arguments.end());
     match result {
         Ok(()) => Ok(()),
         Err(CommandError::Abandoned) => Err(fmt::Error),

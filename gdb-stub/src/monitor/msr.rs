@@ -67,12 +67,19 @@ pub fn run<'a, M: Machine>(
             .write_msr(cpu, index, value)
             .map_err(refused)?;
     }
-    let value = context.machine.read_msr(cpu, index).map_err(refused)?;
+    let read = match context.machine.read_msr(cpu, index) {
+        // Some can be written only, and that has been done.
+        Err(_) if value.is_some() => None,
+        read => Some(read.map_err(refused)?),
+    };
     write!(out, "CPU {cpu}: MSR {index:#x}")?;
     if let Some((name, _)) = NAMES.iter().find(|(_, number)| *number == index) {
         write!(out, " {name}")?;
     }
-    writeln!(out, " = {value:#018x}")?;
+    match read {
+        Some(value) => writeln!(out, " = {value:#018x}")?,
+        None => writeln!(out, " is written; it cannot be read")?,
+    }
     Ok(())
 }
 

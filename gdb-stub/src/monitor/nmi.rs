@@ -86,6 +86,7 @@ pub fn run<'a, M: Machine>(
         return Ok(write_ledger(context.machine, out)?);
     }
     let cpu = arguments.cpu(context.debug.current, context.machine.cpu_count())?;
+    arguments.end()?;
     context
         .machine
         .owe_nmi(cpu)

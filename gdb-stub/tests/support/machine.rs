@@ -21,6 +21,9 @@ const MEMORY: usize = 0x8_0000;
 /// Pages of the guest's text, data and stacks.
 const PAGES: u64 = 16;
 
+/// An MSR that can be written only.
+pub const IA32_PRED_CMD: u32 = 0x49;
+
 /// One CPU.
 #[derive(Clone)]
 pub struct Cpu {
@@ -95,7 +98,7 @@ impl FakeMachine {
             },
             vmcs: FakeVmcs::well_formed(),
             ledger: NmiLedger::default(),
-            msrs: BTreeMap::from([(0xc000_0082, guest.work), (0x10, 1)]),
+            msrs: BTreeMap::from([(0xc000_0082, guest.work), (0x10, 1), (IA32_PRED_CMD, 0)]),
         };
         let mut machine = Self {
             cpus: (0..cpus).map(cpu).collect(),
@@ -322,14 +325,12 @@ impl Memory for FakeMachine {
         Ok(length)
     }
 
-    fn write_physical(&mut self, gpa: u64, data: &[u8]) -> Result<usize, MachineError> {
-        let start = usize::try_from(gpa)
+    fn write_physical(&mut self, gpa: u64, data: &[u8]) -> Result<(), MachineError> {
+        let place = usize::try_from(gpa)
             .ok()
-            .filter(|&start| start < self.memory.len());
-        let start = start.ok_or(MachineError::BadAddress)?;
-        let length = data.len().min(self.memory.len() - start);
-        self.memory[start..start + length].copy_from_slice(&data[..length]);
-        Ok(length)
+            .and_then(|start| self.memory.get_mut(start..start.checked_add(data.len())?));
+        place.ok_or(MachineError::BadAddress)?.copy_from_slice(data);
+        Ok(())
     }
 }
 
@@ -367,6 +368,7 @@ impl Inspect for FakeMachine {
         self.cpu(cpu)?
             .msrs
             .get(&index)
+            .filter(|_| index != IA32_PRED_CMD)
             .copied()
             .ok_or(MachineError::MsrFault)
     }

@@ -100,8 +100,7 @@ impl Memory for Metal {
         Ok(data.len())
     }
 
-    fn write_physical(&mut self, gpa: u64, data: &[u8]) -> Result<usize, MachineError> {
-        guest::write(Gpa::new(gpa), data).map_err(|_| MachineError::BadAddress)?;
-        Ok(data.len())
+    fn write_physical(&mut self, gpa: u64, data: &[u8]) -> Result<(), MachineError> {
+        guest::write(Gpa::new(gpa), data).map_err(|_| MachineError::BadAddress)
     }
 }
