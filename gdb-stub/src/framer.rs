@@ -65,9 +65,14 @@ impl Framer {
 
     /// Takes the next byte.
     ///
-    /// `$` always starts a packet anew: inside one, binary data has it escaped.
+    /// `$` always starts a packet anew: inside one, binary data has it escaped. So does
+    /// Ctrl-C end one that cannot hold it: what came before was noise.
     pub fn push(&mut self, byte: u8) -> Option<Event> {
         match (self.state, byte) {
+            (_, 0x03) if !self.in_binary_body() => {
+                self.reset();
+                Some(Event::Interrupt)
+            }
             (_, b'$') => {
                 self.state = State::Body;
                 self.sum = 0;
@@ -77,7 +82,6 @@ impl Framer {
             }
             (State::Idle, b'+') => Some(Event::Acknowledged),
             (State::Idle, b'-') => Some(Event::Refused),
-            (State::Idle, 0x03) => Some(Event::Interrupt),
             (State::Idle, _) => None,
             (State::Overlong, b'#') => {
                 self.state = State::Idle;
@@ -126,6 +130,13 @@ impl Framer {
     pub fn reset(&mut self) {
         self.state = State::Idle;
         self.length = 0;
+    }
+
+    /// Whether the packet that has begun may have any byte in its body.
+    fn in_binary_body(&self) -> bool {
+        const BINARY: [&[u8]; 3] = [b"X", b"qSearch:", b"vFile:"];
+        matches!(self.state, State::Body | State::Overlong)
+            && BINARY.iter().any(|name| self.packet().starts_with(name))
     }
 
     fn end(&mut self, event: Event) -> Option<Event> {
@@ -225,6 +236,17 @@ mod tests {
         );
         let binary = packet("X0,3:+-\x03");
         assert_eq!(events(&mut framer, binary.as_bytes()).len(), 1);
+    }
+
+    #[test]
+    fn an_interrupt_is_not_lost_in_a_packet_that_never_was() {
+        for noise in ["$", "$m10", "$#", "$g#6", &format!("${}", "a".repeat(9000))] {
+            let mut framer = Framer::new();
+            let line = format!("{noise}\x03{}", packet("?"));
+            let seen = events(&mut framer, line.as_bytes());
+            assert_eq!(seen[0].0, Event::Interrupt, "{noise}");
+            assert_eq!(seen[1], (Event::Packet, b"?".to_vec()), "{noise}");
+        }
     }
 
     #[test]

@@ -88,7 +88,18 @@ pub struct Session<S> {
 /// Whether the machine stays stopped after a request.
 enum Flow {
     Stay,
+    /// What may be a packet has ended a range step.
+    StayInRange,
     Leave(Resume),
+}
+
+/// Something on the line has stopped the machine, and may be noise.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Since when a packet is waited for, by the port's clock.
+    since_us: u64,
+    /// Whether it was a range step that it ended.
+    in_range: bool,
 }
 
 impl<S: SerialPort> Session<S> {
@@ -165,7 +176,7 @@ impl<S: SerialPort> Session<S> {
         self.line.drain();
         if reason.kind == StopKind::DebugLine && !(self.attached && self.line.take_interrupt()) {
             // Perhaps a client that opens, perhaps noise.
-            patience = Some(PATIENCE_US);
+            patience = Some(self.patience(false));
         } else if self.attached {
             self.report_stop(machine);
         } else if matches!(
@@ -182,8 +193,14 @@ impl<S: SerialPort> Session<S> {
         resume
     }
 
-    fn serve<M: Machine>(&mut self, machine: &mut M, patience: Option<u64>) -> Resume {
-        let start = self.line.now_us();
+    fn patience(&mut self, in_range: bool) -> Patience {
+        Patience {
+            since_us: self.line.now_us(),
+            in_range,
+        }
+    }
+
+    fn serve<M: Machine>(&mut self, machine: &mut M, patience: Option<Patience>) -> Resume {
         let mut patience = patience;
         loop {
             match self.line.next() {
@@ -192,10 +209,11 @@ impl<S: SerialPort> Session<S> {
                     if !self.attached && !self.line.packet().starts_with(b"qSupported") {
                         continue;
                     }
-                    patience = None;
-                    if let Flow::Leave(resume) = self.answer(machine) {
-                        return resume;
-                    }
+                    patience = match self.answer(machine) {
+                        Flow::Stay => None,
+                        Flow::StayInRange => Some(self.patience(true)),
+                        Flow::Leave(resume) => return resume,
+                    };
                 }
                 Some(Incoming::Interrupt) => {
                     if self.attached && self.awaits_stop {
@@ -204,21 +222,28 @@ impl<S: SerialPort> Session<S> {
                     }
                 }
                 None => {
-                    let waited = self.line.now_us().saturating_sub(start);
-                    if let Some(limit) = patience
-                        && waited
-                            > limit
-                                + if self.line.in_packet() {
-                                    PACKET_PATIENCE_US
-                                } else {
-                                    0
-                                }
-                    {
-                        // It was noise. Whoever is attached has noticed nothing.
-                        self.line.drop_partial_packet();
-                        return self.resume_kind();
+                    let limit_us = if self.line.in_packet() {
+                        PATIENCE_US + PACKET_PATIENCE_US
+                    } else {
+                        PATIENCE_US
+                    };
+                    let now_us = self.line.now_us();
+                    match patience {
+                        Some(Patience { since_us, in_range })
+                            if now_us.saturating_sub(since_us) > limit_us =>
+                        {
+                            // It was noise. Whoever is attached has noticed nothing.
+                            self.line.drop_partial_packet();
+                            if !in_range {
+                                return self.resume_kind();
+                            }
+                            // A step may end inside its range: GDB asks for the rest.
+                            patience = None;
+                            self.debug.stop.kind = StopKind::Step;
+                            self.report_stop(machine);
+                        }
+                        _ => core::hint::spin_loop(),
                     }
-                    core::hint::spin_loop();
                 }
             }
         }
@@ -404,8 +429,8 @@ impl<S: SerialPort> Session<S> {
                     kind: StopKind::DebugLine,
                 };
                 if !self.line.take_interrupt() {
-                    // A packet: a new client, that nothing is to be reported to.
-                    return Flow::Stay;
+                    // Perhaps a new client, that nothing is to be reported to.
+                    return Flow::StayInRange;
                 }
             }
             SteppingEnd::Impossible(error) => {

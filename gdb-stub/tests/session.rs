@@ -254,6 +254,57 @@ fn a_range_step_ends_outside_or_at_a_breakpoint_or_when_interrupted() {
     assert!(answers[2].starts_with("T02"), "{answers:?}");
 }
 
+#[test]
+fn noise_in_a_range_step_takes_neither_the_interrupt_nor_the_step_away() {
+    let (entry, work) = (guest().entry, guest().work);
+    // A range that is never left.
+    let range = format!("vCont;r{:x},{:x}:1;c", work, entry + 0x100);
+    let step_through = |noise: &[&[u8]]| {
+        let mut bench = Bench::new(1);
+        bench.send(&packet("qSupported"));
+        bench.send(b"+");
+        bench.send(&packet("QStartNoAckMode"));
+        bench.send(b"+");
+        bench.send(&packet(&range));
+        {
+            let mut wire = bench.wire.borrow_mut();
+            wire.later.extend(noise.iter().map(|bytes| bytes.to_vec()));
+            wire.later.push_back(packet("qC"));
+            wire.later.push_back(packet("D"));
+        }
+        bench.send(b"$");
+        bench.stopped(LINE);
+        bodies(&bench.received()).split_off(2)
+    };
+    for interrupt in [&b"\x03"[..], b"x\x03", b"#\x03", b"$\x03"] {
+        let answers = step_through(&[interrupt]);
+        assert!(answers[0].starts_with("T02"), "{answers:?}");
+        assert_eq!(answers[1..], ["QC1", "OK"]);
+    }
+    // Nothing follows for 11 seconds: then the step ends where it is.
+    let answers = step_through(&[&b""[..]; 11_000]);
+    assert!(answers[0].starts_with("T05"), "{answers:?}");
+    assert_eq!(answers[1..], ["QC1", "OK"]);
+    // A new client wants to hear of no step.
+    let opens = packet("qSupported");
+    let answers = step_through(&[&opens, b"+"]);
+    assert!(answers[0].starts_with("PacketSize="), "{answers:?}");
+    assert_eq!(answers[1..], ["QC1", "OK"]);
+}
+
+#[test]
+fn noise_before_a_running_client_s_interrupt_does_not_take_it_away() {
+    let mut bench = attached(&[]);
+    bench.received();
+    bench.send(b"$");
+    assert_eq!(bench.session.poll(), Poll::Stop);
+    bench.wire.borrow_mut().later.push_back(b"\x03".to_vec());
+    bench.wire.borrow_mut().later.push_back(packet("D"));
+    assert_eq!(bench.stopped(LINE), Resume::Detached);
+    let answers = bodies(&bench.received());
+    assert!(answers[0].starts_with("T02"), "{answers:?}");
+}
+
 /// A register of a stop reply, as it is on the wire.
 fn swapped(number: &str, value: u64) -> String {
     let digits: String = value
