@@ -66,9 +66,8 @@ impl fmt::Display for Decoded {
             Field::VM_ENTRY_CONTROLS => EntryControls::from_bits_retain(low).fmt(f),
             Field::EXCEPTION_BITMAP => exceptions(f, low),
             Field::EPT_POINTER => ept_pointer(f, value),
-            Field::VM_ENTRY_INTERRUPTION_INFO | Field::VM_EXIT_INTERRUPTION_INFO => {
-                InterruptionInfo::from_raw(low).fmt(f)
-            }
+            Field::VM_ENTRY_INTERRUPTION_INFO => entry_interruption(f, low),
+            Field::VM_EXIT_INTERRUPTION_INFO => InterruptionInfo::from_raw(low).fmt(f),
             // Bit 12 is undefined there.
             Field::IDT_VECTORING_INFO => InterruptionInfo::from_raw(low & !(1 << 12)).fmt(f),
             Field::GUEST_INTERRUPTIBILITY => GuestInterruptibility::from_bits_retain(low).fmt(f),
@@ -155,6 +154,16 @@ impl Decoded {
             Some(reason) => ExitQualification::decode(reason, self.value).fmt(f),
             None => Ok(()),
         }
+    }
+}
+
+/// The VM-entry interruption information, of which bits 30:12 are reserved.
+fn entry_interruption(f: &mut fmt::Formatter<'_>, value: u32) -> fmt::Result {
+    let info = InterruptionInfo::from_raw(value);
+    info.for_entry().fmt(f)?;
+    match value & !info.for_entry().raw() {
+        reserved if reserved != 0 && info.valid() => write!(f, ", reserved {reserved:#x}"),
+        _ => Ok(()),
     }
 }
 
@@ -245,6 +254,17 @@ mod tests {
             (Field::GUEST_ACTIVITY_STATE, 9, "unknown activity state"),
             (Field::GUEST_INTERRUPTIBILITY, 8, "blocking by NMI"),
             (Field::VM_ENTRY_INTERRUPTION_INFO, 0x8000_0202, "NMI"),
+            (
+                Field::VM_ENTRY_INTERRUPTION_INFO,
+                0x8000_1202,
+                "NMI, reserved 0x1000",
+            ),
+            (
+                Field::VM_ENTRY_INTERRUPTION_INFO,
+                0x8000_3202,
+                "NMI, reserved 0x3000",
+            ),
+            (Field::VM_ENTRY_INTERRUPTION_INFO, 0x0000_1202, "none"),
             (Field::IDT_VECTORING_INFO, 0x8000_1202, "NMI"),
             (
                 Field::VM_EXIT_INTERRUPTION_INFO,
