@@ -1,14 +1,14 @@
 //! The log: a ring per CPU, written without locks from any context, NMI
 //! included, and read by `monitor log`. Until the guest starts, and again when
-//! the hypervisor cannot go on, lines are copied to the console too; if another
-//! CPU is at that, nobody waits for it.
+//! the hypervisor cannot go on, lines go to the console too, whole and tagged with
+//! their CPU, and nobody waits for anybody ([`stillpoint_trace::Turn`]).
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use heapless::{String, Vec};
-use spin::Mutex;
 use stillpoint_core::cmdline::LogPort;
+use stillpoint_trace::{Printed, Ring, Turn, merge};
 
 use crate::cpu::{percpu, tsc};
 use crate::serial::{COM1, Serial};
@@ -18,6 +18,13 @@ const LINES: usize = 64;
 
 /// Bytes of a line; longer ones are cut.
 pub const LINE_BYTES: usize = 200;
+
+/// Words of a record: time, kind, argument, text. The kind is [`TEXT`] or an event in
+/// the low byte; above it, of a line for the console, which one of its CPU's.
+const WORDS: usize = 3 + LINE_BYTES / 8;
+
+/// A line of text.
+const TEXT: u64 = 0;
 
 /// Logs one line.
 macro_rules! log {
@@ -38,21 +45,13 @@ pub enum Event {
     RangeWrite = 3,
 }
 
-/// One line: time, then text, or an event's kind and argument. Words, so that a
-/// reader never sees half a store; `sequence` says which line it is, and 0 while
-/// it is being written.
-struct Line {
-    sequence: AtomicU64,
-    time: AtomicU64,
-    event: AtomicU64,
-    argument: AtomicU64,
-    text: [AtomicU64; LINE_BYTES / 8],
-}
-
 /// The last lines of one CPU.
 pub struct LogRing {
-    next: AtomicU64,
-    lines: [Line; LINES],
+    ring: Ring<LINES, WORDS>,
+    printed: Printed,
+    /// Lines for the console: written, and printed or lost.
+    for_console: AtomicU64,
+    done: AtomicU64,
 }
 
 /// A line read out.
@@ -64,89 +63,90 @@ pub struct LogLine {
 }
 
 impl LogRing {
-    fn record(&self, event: u64, argument: u64, text: &[u8]) {
-        // The slot is this context's alone: an NMI in between takes the next.
-        let sequence = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let line = &self.lines[(sequence % LINES as u64) as usize];
-        line.sequence.store(0, Ordering::Release);
-        line.time.store(tsc(), Ordering::Relaxed);
-        line.event.store(event, Ordering::Relaxed);
-        line.argument.store(argument, Ordering::Relaxed);
-        if event == 0 {
-            for (slot, word) in line.text.iter().enumerate() {
-                let mut bytes = [0; 8];
-                let rest = text.get(slot * 8..).unwrap_or(&[]);
-                let len = rest.len().min(8);
-                bytes[..len].copy_from_slice(&rest[..len]);
-                word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
-                if rest.len() < 8 {
-                    break;
-                }
-            }
-        }
-        line.sequence.store(sequence, Ordering::Release);
-    }
-
-    /// The line with this number (from 1), if it is still there.
-    fn read(&self, sequence: u64) -> Option<LogLine> {
-        let line = &self.lines[(sequence % LINES as u64) as usize];
-        if line.sequence.load(Ordering::Acquire) != sequence {
-            return None;
-        }
-        let argument = line.argument.load(Ordering::Relaxed);
-        let mut text = String::new();
-        let written = match line.event.load(Ordering::Relaxed) {
-            1 => write!(text, "TEST hypercall, argument {argument:#x}"),
-            2 => write!(
-                text,
-                "the guest read the hypervisor's memory at {argument:#x}: zeros"
-            ),
-            3 => write!(
-                text,
-                "the guest wrote the hypervisor's memory at {argument:#x}: #GP"
-            ),
-            _ => {
-                let mut bytes: Vec<u8, LINE_BYTES> = Vec::new();
-                let all = line
-                    .text
-                    .iter()
-                    .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
-                for byte in all.take_while(|b| *b != 0) {
-                    let _full = bytes.push(byte);
-                }
-                // A cut may have split a character; the log is ASCII but for guests' bytes.
-                let valid = core::str::from_utf8(&bytes)
-                    .map_or_else(|e| e.valid_up_to(), |whole| whole.len());
-                text.write_str(core::str::from_utf8(&bytes[..valid]).unwrap_or(""))
-            }
+    fn write(&self, text: &str) {
+        let number = if CONSOLE_ON.load(Ordering::Relaxed) {
+            self.for_console.fetch_add(1, Ordering::Relaxed) + 1
+        } else {
+            0
         };
-        let _cut = written;
-        Some(LogLine {
-            time: line.time.load(Ordering::Relaxed),
-            text,
-        })
+        let mut words = [0; WORDS];
+        words[0] = tsc();
+        words[1] = TEXT | number << 8;
+        for (word, bytes) in words[3..].iter_mut().zip(text.as_bytes().chunks(8)) {
+            let mut eight = [0; 8];
+            eight[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_le_bytes(eight);
+        }
+        self.ring.record(words);
+    }
+
+    /// Puts what is left for the console there. Called by whose turn it is.
+    fn print(&self, cpu: usize) {
+        self.printed.print(&self.ring, |words| {
+            let number = words[1] >> 8;
+            if number == 0 {
+                return;
+            }
+            let before = self.done.swap(number, Ordering::Relaxed);
+            let lost = number.saturating_sub(before + 1);
+            if lost != 0 {
+                print(format_args!(
+                    "CPU {cpu}: {lost} lines were overwritten before they could be printed"
+                ));
+            }
+            print(format_args!("CPU {cpu}: {}", decode(&words).text));
+        });
     }
 }
 
-/// Where lines are copied to besides the ring.
-enum Console {
-    Serial(Serial),
-    E9,
-    None,
+fn decode(words: &[u64; WORDS]) -> LogLine {
+    let [time, kind, argument, text @ ..] = words;
+    let mut line = String::new();
+    let written = match kind & 0xff {
+        1 => write!(line, "TEST hypercall, argument {argument:#x}"),
+        2 => write!(
+            line,
+            "the guest read the hypervisor's memory at {argument:#x}: zeros"
+        ),
+        3 => write!(
+            line,
+            "the guest wrote the hypervisor's memory at {argument:#x}: #GP"
+        ),
+        _ => {
+            let all = text.iter().flat_map(|word| word.to_le_bytes());
+            let bytes: Vec<u8, LINE_BYTES> = all.take_while(|byte| *byte != 0).collect();
+            // A cut may have split a character; the log is ASCII but for guests' bytes.
+            let valid =
+                core::str::from_utf8(&bytes).map_or_else(|e| e.valid_up_to(), |whole| whole.len());
+            line.write_str(core::str::from_utf8(&bytes[..valid]).unwrap_or(""))
+        }
+    };
+    let _cut = written;
+    LogLine {
+        time: *time,
+        text: line,
+    }
 }
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console::None);
+/// Where lines go besides the ring: one of the numbers below.
+static CONSOLE: AtomicU8 = AtomicU8::new(NO_CONSOLE);
 static CONSOLE_ON: AtomicBool = AtomicBool::new(false);
+const NO_CONSOLE: u8 = 0;
+const SERIAL: u8 = 1;
+const E9: u8 = 2;
+
+/// Whose turn it is to print.
+static TURN: Turn = Turn::new(AtomicU64::new(0));
 
 /// Opens the console that the command line names.
 pub fn open_console(port: LogPort) {
-    let mut console = CONSOLE.lock();
-    *console = match port {
-        LogPort::Com1 => Serial::new(COM1, 115_200).map_or(Console::None, Console::Serial),
-        LogPort::E9 => Console::E9,
-        LogPort::None => Console::None,
+    let console = match port {
+        LogPort::Com1 if Serial::new(COM1, 115_200).is_ok() => SERIAL,
+        LogPort::E9 => E9,
+        LogPort::Com1 | LogPort::None => NO_CONSOLE,
     };
-    CONSOLE_ON.store(true, Ordering::Relaxed);
+    CONSOLE.store(console, Ordering::Release);
+    CONSOLE_ON.store(true, Ordering::Release);
 }
 
 /// The guest owns the console from now on.
@@ -155,14 +155,23 @@ pub fn leave_console() {
 }
 
 /// The hypervisor cannot go on: what it has to say goes to COM1 again, whatever
-/// the guest was doing with it.
+/// the guest was doing with it, and whatever this CPU was doing with the log.
 pub fn retake_console() {
-    if let Some(mut console) = CONSOLE.try_lock()
-        && matches!(*console, Console::None)
-    {
-        *console = Serial::new(COM1, 115_200).map_or(Console::None, Console::Serial);
+    let was_on = CONSOLE_ON.load(Ordering::Acquire);
+    if CONSOLE.load(Ordering::Acquire) == NO_CONSOLE {
+        open_console(LogPort::Com1);
     }
-    CONSOLE_ON.store(true, Ordering::Relaxed);
+    CONSOLE_ON.store(true, Ordering::Release);
+    let mut in_a_line = !was_on;
+    if !percpu::all().is_empty() {
+        let cpu = percpu::this();
+        cpu.log.printed.abandon(&cpu.log.ring);
+        in_a_line |= TURN.take_back(cpu.index as u32);
+    }
+    if in_a_line {
+        // The guest or this CPU may have been in the middle of one.
+        put("\r\n");
+    }
 }
 
 /// A line being formatted; what does not fit is dropped.
@@ -179,34 +188,62 @@ impl Write for Cut {
 
 /// Logs a line. See [`log!`].
 pub fn line(arguments: fmt::Arguments<'_>) {
+    let cpus = percpu::all();
+    if cpus.is_empty() {
+        // Before there is a ring, there is one CPU.
+        if CONSOLE_ON.load(Ordering::Relaxed) {
+            print(arguments);
+        }
+        return;
+    }
     let mut cut = Cut(String::new());
     let _never = cut.write_fmt(arguments);
-    if !percpu::all().is_empty() {
-        percpu::this().log.record(0, 0, cut.0.as_bytes());
-    }
+    let me = percpu::this();
+    me.log.write(&cut.0);
     if CONSOLE_ON.load(Ordering::Relaxed) {
-        print(&cut.0);
+        TURN.announce(me.index as u32, || {
+            for cpu in cpus {
+                cpu.log.print(cpu.index);
+            }
+        });
     }
 }
 
 /// Records an event that is spelled out when it is read.
 pub fn event(event: Event, argument: u64) {
-    percpu::this().log.record(event as u64, argument, &[]);
+    percpu::this()
+        .log
+        .ring
+        .record([tsc(), event as u64, argument]);
 }
 
-fn print(text: &str) {
-    let Some(mut console) = CONSOLE.try_lock() else {
-        return;
-    };
-    for part in ["stillpoint: ", text, "\r\n"] {
-        match &mut *console {
-            Console::Serial(serial) => serial.write(part.as_bytes()),
-            Console::E9 => part.bytes().for_each(|byte| {
-                // SAFETY: port 0xE9 is the emulators' debug console, nothing elsewhere.
-                unsafe { x86_64::instructions::port::Port::new(0xe9).write(byte) };
-            }),
-            Console::None => {}
+/// The console, byte by byte. Used by whose turn it is, or by the only CPU.
+struct Console;
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        put(text);
+        Ok(())
+    }
+}
+
+/// Prints one line on the console.
+fn print(line: fmt::Arguments<'_>) {
+    let _never = Console.write_fmt(format_args!("stillpoint: {line}\r\n"));
+}
+
+fn put(text: &str) {
+    match CONSOLE.load(Ordering::Acquire) {
+        SERIAL => {
+            if let Ok(mut serial) = Serial::found(COM1) {
+                serial.write(text.as_bytes());
+            }
         }
+        E9 => text.bytes().for_each(|byte| {
+            // SAFETY: port 0xE9 is the emulators' debug console, nothing elsewhere.
+            unsafe { x86_64::instructions::port::Port::new(0xe9).write(byte) };
+        }),
+        _ => {}
     }
 }
 
@@ -228,25 +265,14 @@ pub fn screen(text: &str) {
 /// Calls `each` with every CPU's lines, oldest first.
 pub fn read(each: &mut dyn FnMut(usize, &LogLine)) {
     let cpus = percpu::all();
-    let mut next: Vec<u64, { percpu::MAX_CPUS }> = cpus
-        .iter()
-        .map(|cpu| {
-            let count = cpu.log.next.load(Ordering::Relaxed);
-            count.saturating_sub(LINES as u64 - 2).max(1)
-        })
-        .collect();
-    loop {
-        let mut oldest: Option<(usize, LogLine)> = None;
-        for (index, cpu) in cpus.iter().enumerate() {
-            let Some(line) = cpu.log.read(next[index]) else {
-                continue;
-            };
-            if oldest.as_ref().is_none_or(|(_, o)| line.time < o.time) {
-                oldest = Some((index, line));
-            }
-        }
-        let Some((index, line)) = oldest else { return };
-        next[index] += 1;
-        each(index, &line);
-    }
+    let mut numbers: Vec<_, { percpu::MAX_CPUS }> =
+        cpus.iter().map(|cpu| cpu.log.ring.numbers()).collect();
+    merge(
+        &mut numbers,
+        |cpu, number| {
+            let line = decode(&cpus.get(cpu)?.log.ring.read(number)?);
+            Some((line.time, line))
+        },
+        |cpu, _, line| each(cpu, &line),
+    );
 }

@@ -9,6 +9,7 @@ mod bench;
 mod bochs_fix;
 mod bzimage;
 mod c_programs;
+mod colour;
 mod compile;
 mod console;
 mod cpio;

@@ -13,6 +13,7 @@ use regex::Regex;
 use rustix::termios::{self, OptionalActions, Termios};
 use xshell::Shell;
 
+use crate::colour::Colour;
 use crate::compile::{self, Flavour};
 use crate::emulator::Hardware;
 use crate::image::Guest;
@@ -193,12 +194,13 @@ fn interact(mut machine: Machine, args: &RunArgs, terminal: bool) -> Result<()> 
         .timeout
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut stdout = std::io::stdout();
+    let mut colour = Colour::for_stdout();
     let mut position = 0;
     loop {
         let soon = Instant::now() + Duration::from_millis(100);
         let (news, closed) = machine.com1.wait_beyond(position, soon);
         position += news.len();
-        stdout.write_all(&news)?;
+        stdout.write_all(&colour.pass(&news))?;
         stdout.flush()?;
         if ended.try_recv().is_ok() {
             return Ok(());

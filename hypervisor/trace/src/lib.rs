@@ -1,14 +1,15 @@
-//! What the hypervisor writes down while it runs: typed events, in a ring for each
-//! CPU, without locks and from any context, an NMI's handler included.
+//! What the hypervisor writes down while it runs: typed events and log lines, in rings
+//! for each CPU, without locks and from any context, an NMI's handler included.
 //!
-//! The image records; the debugger's `monitor trace` reads. Nothing here touches
-//! hardware or waits.
+//! The image records and prints; the debugger's `monitor trace` and `monitor log` read.
+//! Nothing here touches hardware or waits.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod event;
 mod merge;
+mod printing;
 mod ring;
 
 /// The atomics, in one place: the tests put a model checker's there instead.
@@ -18,6 +19,7 @@ mod sync {
 
 pub use event::{DebuggerCause, Event, Record, nanoseconds};
 pub use merge::merge;
+pub use printing::{Printed, Turn};
 pub use ring::Ring;
 
 /// Events that are kept of one CPU.

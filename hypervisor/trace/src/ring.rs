@@ -37,10 +37,12 @@ impl<const SLOTS: usize, const WORDS: usize> Default for Ring<SLOTS, WORDS> {
 }
 
 impl<const SLOTS: usize, const WORDS: usize> Ring<SLOTS, WORDS> {
-    /// Writes a record. Its number is returned.
+    /// Writes a record, or the first words of one: the others keep what they held. Its
+    /// number is returned.
     #[inline(always)]
-    pub fn record(&self, words: [u64; WORDS]) -> u64 {
-        let sequence = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+    pub fn record<const N: usize>(&self, words: [u64; N]) -> u64 {
+        const { assert!(N <= WORDS) };
+        let sequence = self.begin();
         let slot = self.slot(sequence);
         slot.sequence.store(0, Ordering::Relaxed);
         // Who sees one of the words below sees the 0, too.
@@ -50,6 +52,12 @@ impl<const SLOTS: usize, const WORDS: usize> Ring<SLOTS, WORDS> {
         }
         slot.sequence.store(sequence, Ordering::Release);
         sequence
+    }
+
+    /// Takes the number of the next record.
+    #[inline(always)]
+    pub(crate) fn begin(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The record with this number, if it is written and not yet overwritten.
