@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use stillpoint_core::addr::Hpa;
-use stillpoint_core::control_regs::FixedBits;
+use stillpoint_core::control_regs::{CR0_PG, CR4_PAE, FixedBits};
 use stillpoint_core::cpu_state::{self, GuestReset, ResetInput};
 use stillpoint_core::ept::eptp;
 use stillpoint_core::events::{Event, NmiAction, NmiState, owed_nmi, reinjection};
@@ -160,6 +160,7 @@ proptest! {
 /// exit for a double fault through a task gate.
 mod two_tasks {
     use stillpoint_core::addr::Gpa;
+    use stillpoint_core::control_regs::CR4_PAE;
     use stillpoint_core::paging::{PagingRegs, PhysMem, PhysMemError};
     use stillpoint_core::registers::Gprs;
     use stillpoint_core::task_switch::{self, Switched};
@@ -239,8 +240,13 @@ mod two_tasks {
     }
 
     pub fn switch(vmcs: &mut FakeVmcs, memory: &mut Memory) -> Switched {
+        let cr4 = vmcs.read(Field::GUEST_CR4).unwrap();
+        let pdpte = vmcs.read(Field::GUEST_PDPTE0).unwrap();
         let paging = PagingRegs {
             cr0: vmcs.read(Field::GUEST_CR0).unwrap(),
+            cr4,
+            pdptes: (cr4 & CR4_PAE != 0).then_some([pdpte, 0, 0, 0]),
+            max_phys_addr: 36,
             ..PagingRegs::default()
         };
         let (request, old) = task_switch::vmcs::read(vmcs, &Gprs::default(), paging).unwrap();
@@ -309,6 +315,45 @@ fn a_bad_new_task_can_be_entered_too() {
         let info = vmcs.read(Field::VM_ENTRY_INTERRUPTION_INFO).unwrap();
         assert_eq!(info, switched.event().unwrap().info.raw().into());
     }
+}
+
+/// Loading CR3 comes before the segments.
+#[test]
+fn a_new_task_with_bad_pdptes_can_be_entered() {
+    let mut vmcs = two_tasks::vmcs(&controls(false));
+    let mut memory = two_tasks::memory();
+    // A page directory at 0x3000 maps the first 2 MiB; where the new CR3 points,
+    // bit 1 is reserved.
+    memory.0[0x3000] = 0x83;
+    memory.0[0x200 + 0x1d] = 0x38;
+    memory.0[0x3800] = 0x3;
+    for (field, bits) in [
+        (Field::GUEST_CR0, CR0_PG),
+        (Field::GUEST_CR4, CR4_PAE),
+        (Field::GUEST_PDPTE0, 0x3001),
+    ] {
+        let old = vmcs.read(field).unwrap();
+        vmcs.set(field, old | bits);
+    }
+    assert_eq!(broken(vmcs.clone()), NONE, "before");
+    let switched = two_tasks::switch(&mut vmcs, &mut memory);
+    let gp = Event::exception(13, Some(1));
+    assert_eq!(switched.event(), Some(gp));
+    assert_eq!(broken(vmcs), NONE);
+}
+
+/// In virtual-8086 mode only the LDT can be bad.
+#[test]
+fn a_new_virtual_8086_task_with_a_bad_ldt_can_be_entered() {
+    let mut vmcs = two_tasks::vmcs(&controls(false));
+    let mut memory = two_tasks::memory();
+    memory.0[0x200 + 0x26] = 2;
+    memory.0[0x200 + 0x60] = 8;
+    let switched = two_tasks::switch(&mut vmcs, &mut memory);
+    let bad_ldt = Event::exception(10, Some(9));
+    assert_eq!(switched.event(), Some(bad_ldt));
+    assert_eq!(broken(vmcs.clone()), NONE);
+    assert_eq!(vmcs.read(Field::GUEST_CS_BASE), Ok(0x80));
 }
 
 #[test]

@@ -50,9 +50,40 @@ impl Descriptor {
     }
 }
 
-/// Loads LDTR and the six segment registers into `state`, up to the first
-/// that is bad. CS and SS, which a CPU cannot do without, are flat segments of
-/// the new privilege level until they are loaded.
+/// Gives the new task, whose selectors `state` has, segments that its fault can be
+/// delivered from, however early that comes. In virtual-8086 mode they are what will
+/// be loaded. Else CS and SS, which a CPU cannot do without, are flat segments of the
+/// new privilege level until they are loaded.
+pub(super) fn stand_ins(selectors: &Selectors, state: &mut TaskState) {
+    use SegmentRegister::{Cs, Ss};
+
+    if is_virtual_8086(state) {
+        state.segments = selectors.segments.map(Segment::virtual_8086);
+        return;
+    }
+    let cpl = requested_level(selectors);
+    for (register, rights) in [(Cs, 0xc09b), (Ss, 0xc093)] {
+        let segment = &mut state.segments[register as usize];
+        *segment = Segment {
+            base: 0,
+            limit: u32::MAX,
+            rights: AccessRights::from_raw(rights | u32::from(cpl) << 5),
+            ..*segment
+        };
+    }
+}
+
+const fn is_virtual_8086(state: &TaskState) -> bool {
+    state.rflags & RFLAGS_VM != 0
+}
+
+/// The new CPL, outside virtual-8086 mode: the RPL of CS.
+const fn requested_level(selectors: &Selectors) -> u8 {
+    selectors.segments[SegmentRegister::Cs as usize] as u8 & 3
+}
+
+/// Loads LDTR and, outside virtual-8086 mode, the six segment registers into
+/// `state`, up to the first that is bad.
 pub(super) fn segments<M: PhysMem>(
     linear: &mut Linear<'_, M>,
     request: &Request,
@@ -61,24 +92,16 @@ pub(super) fn segments<M: PhysMem>(
 ) -> Result<(), Fault> {
     use SegmentRegister::{Cs, Ds, Es, Fs, Gs, Ss};
 
-    let cs = selectors.segments[Cs as usize];
-    let virtual_8086 = state.rflags & RFLAGS_VM != 0;
-    let cpl = if virtual_8086 { 3 } else { cs as u8 & 3 };
-    for register in [Cs, Ss] {
-        state.segments[register as usize] = stand_in(register, state, cpl);
-    }
     let mut loader = Loader {
         linear,
         gdt_base: request.gdt_base,
         gdt_limit: request.gdt_limit,
         ldt: Segment::unusable(0),
-        cpl,
+        cpl: requested_level(selectors),
     };
     loader.ldt = loader.local_table(selectors.ldt)?;
     state.ldtr = loader.ldt;
-    if virtual_8086 {
-        state.segments = selectors.segments.map(Segment::virtual_8086);
-    } else {
+    if !is_virtual_8086(state) {
         for register in [Cs, Ss, Ds, Es, Fs, Gs] {
             let selector = selectors.segments[register as usize];
             state.segments[register as usize] = match register {
@@ -96,20 +119,6 @@ pub(super) fn segments<M: PhysMem>(
         ));
     }
     Ok(())
-}
-
-/// Flat, 32-bit, at this privilege level.
-fn stand_in(register: SegmentRegister, state: &TaskState, cpl: u8) -> Segment {
-    let kind = match register {
-        SegmentRegister::Cs => 0xc09b,
-        _ => 0xc093,
-    };
-    Segment {
-        base: 0,
-        limit: u32::MAX,
-        rights: AccessRights::from_raw(kind | u32::from(cpl) << 5),
-        ..state.segments[register as usize]
-    }
 }
 
 /// Pushes onto the new task's stack.

@@ -197,10 +197,12 @@ pub fn switch(
         rights: AccessRights::from_raw(new_tss.rights.raw() | u32::from(TSS_BUSY)),
         ..new_tss
     };
+    let selectors = layout.selectors(&image);
+    load::stand_ins(&selectors, &mut state);
     // From here on faults are the new task's.
     let mut pdptes = None;
     let fault = new_paging(&mut linear, layout, &image, &mut state, &mut pdptes)
-        .and_then(|()| load::segments(&mut linear, request, &layout.selectors(&image), &mut state))
+        .and_then(|()| load::segments(&mut linear, request, &selectors, &mut state))
         .and_then(|()| push_error_code(&mut linear, request, layout, &mut state))
         .err();
     Ok(Switched {
