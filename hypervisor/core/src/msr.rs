@@ -33,6 +33,9 @@ pub enum WriteDecision {
     /// Write the processor's MSR, #GP(0) if that faults; then read the MTRRs
     /// again and give the EPT the memory types that they ask for.
     NativeThenMemoryTypes,
+    /// If [`apic_base_allowed`], write IA32_APIC_BASE, #GP(0) if that faults; else
+    /// #GP(0).
+    ApicBase,
     /// Do nothing, and go on with the next instruction.
     Ignore,
     /// #GP(0).
@@ -47,6 +50,8 @@ struct Rule {
     write: WriteDecision,
 }
 
+/// IA32_APIC_BASE.
+pub const IA32_APIC_BASE: u32 = 0x1b;
 /// IA32_FEATURE_CONTROL.
 pub const IA32_FEATURE_CONTROL: u32 = 0x3a;
 /// IA32_BIOS_UPDT_TRIG.
@@ -54,13 +59,20 @@ pub const IA32_BIOS_UPDT_TRIG: u32 = 0x79;
 /// IA32_SMM_MONITOR_CTL.
 pub const IA32_SMM_MONITOR_CTL: u32 = 0x9b;
 
+/// IA32_APIC_BASE.EXTD: x2APIC mode.
+pub const APIC_X2APIC: u64 = 1 << 10;
+/// IA32_APIC_BASE.EN: the local APIC is on.
+pub const APIC_ENABLED: u64 = 1 << 11;
+
 /// IA32_FEATURE_CONTROL.LOCK.
 const LOCK: u64 = 1 << 0;
 /// IA32_FEATURE_CONTROL: VMX in and outside SMX, and the SENTER enables.
 const VMX_AND_SENTER: u64 = 0b11 << 1 | 0xff << 8;
 
 /// Every MSR whose accesses exit by choice, in ascending order.
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 13] = [
+    // The hypervisor sends its NMIs through the APIC that the guest has set up.
+    writes(IA32_APIC_BASE, IA32_APIC_BASE, WriteDecision::ApicBase),
     // There is no VMX to turn on: the guest sees what firmware that keeps it
     // off would leave, and gets the #GP that a locked MSR gives.
     Rule {
@@ -127,10 +139,18 @@ pub fn read(msr: u32) -> ReadDecision {
     rule(msr).map_or(ReadDecision::Native, |rule| rule.read)
 }
 
-/// What WRMSR of this MSR, which has exited, becomes. No decision depends on
-/// the value: the processor itself judges it where it is written.
+/// What WRMSR of this MSR, which has exited, becomes. The value counts for
+/// IA32_APIC_BASE alone: the processor itself judges it where it is written.
 pub fn write(msr: u32) -> WriteDecision {
     rule(msr).map_or(WriteDecision::Native, |rule| rule.write)
+}
+
+/// May the guest change IA32_APIC_BASE from `old` to `new`? The mode, as far as the
+/// processor lets it. Not the address: nothing need answer at another, and memory may
+/// lie there, the hypervisor's too. Nor which CPU is the bootstrap processor, since an
+/// INIT makes the others wait for a SIPI.
+pub const fn apic_base_allowed(old: u64, new: u64) -> bool {
+    (old ^ new) & !(APIC_ENABLED | APIC_X2APIC) == 0
 }
 
 /// Where each bitmap lies in the page, in bytes.
@@ -208,7 +228,7 @@ mod tests {
         let native = ReadDecision::Native;
         for (msr, on_read, on_write) in [
             (0x10, native, Native),
-            (0x1b, native, Native),
+            (0x1b, native, ApicBase),
             (0x79, native, Ignore),
             (0x9b, gp, GeneralProtection),
             (0xfe, native, Native),
@@ -241,6 +261,18 @@ mod tests {
             (0x4000_0000, native, Native),
         ] {
             assert_eq!((read(msr), write(msr)), (on_read, on_write), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn the_apic_changes_its_mode_and_nothing_else() {
+        let old = 0xfee0_0900;
+        for new in [old, 0xfee0_0100, 0xfee0_0d00, 0xfee0_0500] {
+            assert!(apic_base_allowed(old, new), "{new:#x}");
+        }
+        // Not the bootstrap processor; elsewhere; a reserved bit.
+        for new in [0xfee0_0800, 0xfec0_0900, 0xf_fee0_0900, 0xfee0_0901] {
+            assert!(!apic_base_allowed(old, new), "{new:#x}");
         }
     }
 

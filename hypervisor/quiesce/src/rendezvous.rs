@@ -155,6 +155,19 @@ impl<const N: usize> Rendezvous<N> {
         self.cpus[me].apply(|word| Some((word.unpark(), ())));
     }
 
+    /// CPU `me` is about to turn its local APIC off: no kick is sent to it any more.
+    /// False while one is on its way: the caller lets it arrive, and tries again.
+    pub fn try_deafen(&self, me: usize) -> bool {
+        self.cpus[me]
+            .apply(|word| Some((word.deafen()?, ())))
+            .is_some()
+    }
+
+    /// CPU `me` has its local APIC on.
+    pub fn hear(&self, me: usize) {
+        self.cpus[me].apply(|word| Some((word.hear(), ())));
+    }
+
     /// CPU `me` has failed and will never look again: it counts as stopped.
     pub fn give_up(&self, me: usize) {
         self.cpus[me].apply(|word| Some((word.give_up(), ())));

@@ -14,6 +14,8 @@ const ONLINE: u32 = 1 << 4;
 /// bit as the answer; see [`CpuWord::enter`].
 pub const GUEST: u32 = 1 << 5;
 
+const DEAF: u32 = 1 << 6;
+
 /// The bit that asks the CPU to look. It is the sign bit, so that the instruction
 /// which sets [`GUEST`] tells in the sign flag whether the CPU has to look first.
 pub const LOOK: u32 = 1 << 31;
@@ -51,6 +53,8 @@ pub struct OwedChange {
 /// - *online*: the CPU takes part;
 /// - *guest*: the CPU is in the guest, or will be without another look. Only such a
 ///   CPU needs a kick;
+/// - *deaf*: the CPU's local APIC is off, and no NMI reaches it. It is not kicked, and
+///   joins when it next leaves the guest;
 /// - *look*: something came up. The CPU looks before it enters the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CpuWord(u32);
@@ -89,6 +93,11 @@ impl CpuWord {
     /// Whether the CPU is in the guest, or will be without another look.
     pub const fn in_guest(self) -> bool {
         self.0 & GUEST != 0
+    }
+
+    /// Whether the CPU's local APIC is off.
+    pub const fn deaf(self) -> bool {
+        self.0 & DEAF != 0
     }
 
     /// Whether the CPU is to look before it enters the guest.
@@ -134,9 +143,10 @@ impl CpuWord {
     }
 
     /// Announces a kick. `None` means that no NMI is to be sent: the CPU comes
-    /// without, or an NMI that it will take for a kick is on its way.
+    /// without, none would reach it, or one that it will take for a kick is on its
+    /// way.
     pub const fn announce_kick(self) -> Option<Self> {
-        if self.comes_by_itself() || self.kick_outstanding() {
+        if self.comes_by_itself() || self.deaf() || self.kick_outstanding() {
             None
         } else {
             Some(Self(self.0 | KICK))
@@ -205,6 +215,22 @@ impl CpuWord {
         Self(self.0 & !PARKED | LOOK)
     }
 
+    /// The CPU is about to turn its local APIC off. `None` while a kick is on its
+    /// way: it would never arrive, and the guest's next NMI be taken for it.
+    pub const fn deafen(self) -> Option<Self> {
+        if self.kick_outstanding() {
+            None
+        } else {
+            Some(Self(self.0 | DEAF))
+        }
+    }
+
+    /// The CPU's local APIC is on.
+    #[must_use]
+    pub const fn hear(self) -> Self {
+        Self(self.0 & !DEAF)
+    }
+
     /// The CPU has failed and never looks again: it counts as stopped.
     #[must_use]
     pub const fn give_up(self) -> Self {
@@ -270,6 +296,21 @@ mod tests {
         assert_eq!(word.park(), None);
         let (word, _) = word.nmi();
         assert!(word.park().is_some_and(CpuWord::must_look));
+    }
+
+    #[test]
+    fn a_deaf_cpu_is_not_kicked_but_does_not_count_as_stopped() {
+        let word = in_guest().deafen().unwrap();
+        assert_eq!(word.announce_kick(), None);
+        assert!(!word.comes_by_itself());
+        assert!(word.hear().announce_kick().is_some());
+    }
+
+    #[test]
+    fn a_cpu_hears_the_kick_on_its_way_before_it_goes_deaf() {
+        let word = in_guest().announce_kick().unwrap().leave();
+        assert_eq!(word.deafen(), None);
+        assert!(word.nmi().0.deafen().is_some_and(CpuWord::deaf));
     }
 
     #[test]

@@ -2,14 +2,15 @@
 //! The guest owns the APIC and may be in the middle of using it.
 
 use stillpoint_core::addr::Hpa;
+use stillpoint_core::msr::{APIC_ENABLED, APIC_X2APIC, apic_base_allowed};
 use stillpoint_quiesce::Kicker;
 
-use super::{msr, percpu, tsc};
+use super::msr::{self, MsrFault};
+use super::percpu::{self, PerCpu};
+use super::tsc;
 use crate::memory::layout;
-use crate::{clock, trace};
+use crate::{RENDEZVOUS, clock, trace};
 
-const X2APIC_ENABLED: u64 = 1 << 10;
-const ENABLED: u64 = 1 << 11;
 const ID: u64 = 0x20;
 const ICR_LOW: u64 = 0x300;
 const ICR_HIGH: u64 = 0x310;
@@ -49,8 +50,8 @@ enum Mode {
 
 fn mode() -> Mode {
     match msr::read(msr::IA32_APIC_BASE) {
-        Ok(base) if base & ENABLED == 0 => Mode::Disabled,
-        Ok(base) if base & X2APIC_ENABLED != 0 => Mode::X2Apic,
+        Ok(base) if base & APIC_ENABLED == 0 => Mode::Disabled,
+        Ok(base) if base & APIC_X2APIC != 0 => Mode::X2Apic,
         Ok(base) => Mode::XApic(layout::direct(Hpa::new(base & 0x000f_ffff_ffff_f000))),
         Err(_) => Mode::Disabled,
     }
@@ -100,10 +101,33 @@ pub fn send(apic_id: u32, ipi: Ipi) {
     }
 }
 
+/// A send that takes a millisecond is none that will come to an end.
 fn wait_until_sent(base: *mut u8) {
-    while read(base, ICR_LOW) & DELIVERY_PENDING != 0 {
+    let since = tsc();
+    while read(base, ICR_LOW) & DELIVERY_PENDING != 0 && tsc() - since < clock::ticks_per_ms() {
         core::hint::spin_loop();
     }
+}
+
+/// The guest of this CPU writes IA32_APIC_BASE.
+///
+/// # Errors
+/// [`MsrFault`] where the guest may not, or the processor faults.
+pub fn write_base(cpu: &PerCpu, value: u64) -> Result<(), MsrFault> {
+    if !apic_base_allowed(msr::read(msr::IA32_APIC_BASE)?, value) {
+        return Err(MsrFault);
+    }
+    if value & APIC_ENABLED == 0 {
+        while !RENDEZVOUS.try_deafen(cpu.index) {
+            core::hint::spin_loop();
+        }
+    }
+    // SAFETY: the APIC stays where it is; each use of it asks for its mode.
+    let written = unsafe { msr::write(msr::IA32_APIC_BASE, value) };
+    if !matches!(mode(), Mode::Disabled) {
+        RENDEZVOUS.hear(cpu.index);
+    }
+    written
 }
 
 /// How long a stop waits for the CPUs that it has asked before it kicks them, in

@@ -18,7 +18,7 @@ use vmcs_inspect::{ExitReason, Field};
 use super::instructions::get;
 use super::vcpu::Vcpu;
 use super::{ept, state};
-use crate::cpu::{msr, tsc};
+use crate::cpu::{apic, msr, tsc};
 use crate::{debug, trace};
 
 /// Handles the exit that has just come.
@@ -176,6 +176,7 @@ fn write_msr(vcpu: &mut Vcpu) {
     let result = match decision {
         WriteDecision::Native => native(),
         WriteDecision::NativeThenMemoryTypes => native(),
+        WriteDecision::ApicBase => apic::write_base(vcpu.cpu, value),
         WriteDecision::Ignore => Ok(()),
         WriteDecision::GeneralProtection => Err(msr::MsrFault),
     };

@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = tests![
     vmx_capability_msrs_are_hidden,
     feature_control_is_locked_without_vmx,
     bad_values_fault,
+    the_apic_stays_where_it_is,
     faults_leave_registers_alone,
     efer_reads_back,
     base_msrs_read_back,
@@ -117,6 +118,20 @@ fn bad_values_fault(_: &Context) -> Outcome {
         check_eq!(rdmsr(number), before, "MSR {number:#x} after the fault");
     }
     Ok(())
+}
+
+fn the_apic_stays_where_it_is(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let before = rdmsr(IA32_APIC_BASE);
+    // Not the bootstrap processor; the next page; above 4 GiB.
+    for value in [before ^ 1 << 8, before ^ 1 << 12, before | 1 << 33] {
+        expect_gp(
+            format_args!("WRMSR {value:#x}"),
+            catch(|| wrmsr(IA32_APIC_BASE, value)),
+        )?;
+        check_eq!(rdmsr(IA32_APIC_BASE), before, "after {value:#x}");
+    }
+    expect_ok("WRMSR", catch(|| wrmsr(IA32_APIC_BASE, before)))
 }
 
 fn faults_leave_registers_alone(_: &Context) -> Outcome {
