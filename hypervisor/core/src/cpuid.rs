@@ -49,6 +49,7 @@ pub const fn adjust(
 ) -> CpuidResult {
     match leaf {
         0x1 => leaf_1(raw, context),
+        0x6 => leaf_6(raw),
         0x7 => leaf_7(subleaf, raw, context),
         0xd => leaf_d(subleaf, raw, context),
         // Processor trace, PCONFIG and Key Locker, all hidden in leaf 7.
@@ -72,6 +73,13 @@ const fn with(bits: u32, mask: u32, on: bool) -> u32 {
 }
 
 const fn leaf_1(raw: CpuidResult, context: &CpuidContext) -> CpuidResult {
+    /// The debug store: records of branches and of events, which the processor
+    /// writes to linear addresses, in the hypervisor too.
+    const EDX_DS: u32 = 1 << 21;
+    /// The same, of 64-bit records.
+    const DTES64: u32 = 1 << 2;
+    /// The same, by privilege level.
+    const DS_CPL: u32 = 1 << 4;
     /// The guest cannot use VMX: its instructions are invalid opcodes.
     const VMX: u32 = 1 << 5;
     /// GETSEC would leave VMX operation.
@@ -83,9 +91,22 @@ const fn leaf_1(raw: CpuidResult, context: &CpuidContext) -> CpuidResult {
     const HYPERVISOR: u32 = 1 << 31;
 
     let os_xsave = raw.ecx & XSAVE != 0 && context.guest_cr4 & CR4_OSXSAVE != 0;
-    let ecx = raw.ecx & !(VMX | SMX) | HYPERVISOR;
+    let ecx = raw.ecx & !(DTES64 | DS_CPL | VMX | SMX) | HYPERVISOR;
     CpuidResult {
         ecx: with(ecx, OSXSAVE, os_xsave),
+        edx: raw.edx & !EDX_DS,
+        ..raw
+    }
+}
+
+const fn leaf_6(raw: CpuidResult) -> CpuidResult {
+    /// The processor writes a table of its own to physical memory, past EPT.
+    const EAX_HW_FEEDBACK: u32 = 1 << 19;
+    /// Thread director: more of the same table.
+    const EAX_THREAD_DIRECTOR: u32 = 1 << 23;
+
+    CpuidResult {
+        eax: raw.eax & !(EAX_HW_FEEDBACK | EAX_THREAD_DIRECTOR),
         ..raw
     }
 }
@@ -273,7 +294,7 @@ mod tests {
         };
         assert_eq!(adjust(1, 0, raw, &CONTEXT).ecx, 1 << 9 | 1 << 31);
         let answer = adjust(1, 0, ONES, &CONTEXT);
-        assert_eq!((answer.eax, answer.ebx, answer.edx), (!0, !0, !0));
+        assert_eq!((answer.eax, answer.ebx, answer.edx), (!0, !0, !(1 << 21)));
     }
 
     #[test]
@@ -309,6 +330,11 @@ mod tests {
         let ecx: Register = |r| r.ecx;
         let edx: Register = |r| r.edx;
         for (leaf, subleaf, register, bit, let_through) in [
+            (1, 0, ecx, 2, false),
+            (1, 0, ecx, 4, false),
+            (1, 0, edx, 21, false),
+            (6, 0, eax, 19, false),
+            (6, 0, eax, 23, false),
             (7, 0, ebx, 10, true),
             (7, 0, ebx, 25, false),
             (7, 0, ecx, 5, true),

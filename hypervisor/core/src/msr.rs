@@ -70,7 +70,7 @@ const LOCK: u64 = 1 << 0;
 const VMX_AND_SENTER: u64 = 0b11 << 1 | 0xff << 8;
 
 /// Every MSR whose accesses exit by choice, in ascending order.
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 16] = [
     // The hypervisor sends its NMIs through the APIC that the guest has set up.
     writes(IA32_APIC_BASE, IA32_APIC_BASE, WriteDecision::ApicBase),
     // There is no VMX to turn on: the guest sees what firmware that keeps it
@@ -102,12 +102,19 @@ const RULES: [Rule; 13] = [
     writes(0x258, 0x259, WriteDecision::NativeThenMemoryTypes),
     writes(0x268, 0x26f, WriteDecision::NativeThenMemoryTypes),
     writes(0x2ff, 0x2ff, WriteDecision::NativeThenMemoryTypes),
+    // IA32_PEBS_ENABLE and, below, IA32_DS_AREA: what the processor writes there goes
+    // to linear addresses, the hypervisor's while that runs. CPUID hides them.
+    absent(0x3f1, 0x3f1),
     // The VMX capability MSRs, up to IA32_VMX_EXIT_CTLS2.
     absent(0x480, 0x493),
     // Processor trace: CPUID hides it, as it would trace the hypervisor too.
     absent(0x560, 0x561),
     absent(0x570, 0x572),
     absent(0x580, 0x587),
+    absent(0x600, 0x600),
+    // IA32_HW_FEEDBACK_PTR and IA32_HW_FEEDBACK_CONFIG: the processor writes its table
+    // to a physical address, past EPT.
+    absent(0x17d0, 0x17d1),
 ];
 
 const fn writes(first: u32, last: u32, write: WriteDecision) -> Rule {
@@ -243,6 +250,9 @@ mod tests {
             (0x26f, native, NativeThenMemoryTypes),
             (0x277, native, Native),
             (0x2ff, native, NativeThenMemoryTypes),
+            (0x3f0, native, Native),
+            (0x3f1, gp, GeneralProtection),
+            (0x3f2, native, Native),
             (0x47f, native, Native),
             (0x480, gp, GeneralProtection),
             (0x48b, gp, GeneralProtection),
@@ -257,6 +267,10 @@ mod tests {
             (0x580, gp, GeneralProtection),
             (0x587, gp, GeneralProtection),
             (0x588, native, Native),
+            (0x600, gp, GeneralProtection),
+            (0x17d0, gp, GeneralProtection),
+            (0x17d1, gp, GeneralProtection),
+            (0x17d2, native, Native),
             (0xc000_0080, native, Native),
             (0x4000_0000, native, Native),
         ] {

@@ -170,7 +170,8 @@ fn write_msr(vcpu: &mut Vcpu) {
     let index = gprs[Gpr::Rcx] as u32;
     let value = gprs[Gpr::Rdx] << 32 | gprs[Gpr::Rax] & 0xffff_ffff;
     // SAFETY: the policy lets through only what the guest could write natively,
-    // none of which the hypervisor runs on.
+    // nothing that the hypervisor runs on, and nothing that has the processor write
+    // to memory where EPT does not reach.
     let native = || unsafe { msr::write(index, value) };
     let decision = stillpoint_core::msr::write(index);
     let result = match decision {
