@@ -3,6 +3,8 @@
 
 use core::arch::asm;
 
+use stillpoint_core::mtrr::Mtrrs;
+
 /// RDMSR or WRMSR answered with #GP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MsrFault;
@@ -51,6 +53,12 @@ pub fn read(index: u32) -> Result<u64, MsrFault> {
     } else {
         Err(MsrFault)
     }
+}
+
+/// This CPU's MTRRs. Before there is an IDT too: no MSR is read that the processor
+/// lacks.
+pub fn mtrrs() -> Mtrrs {
+    Mtrrs::read(|index| read(index).unwrap_or(0))
 }
 
 /// Writes an MSR.

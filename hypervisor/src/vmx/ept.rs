@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use spin::{Mutex, Once};
 use stillpoint_core::addr::{Gpa, Hpa, PhysRange};
 use stillpoint_core::ept::{EptError, IdentityMap, IdentityPlan, TableMemory, default_limit, eptp};
-use stillpoint_core::mtrr::{FIXED_MTRR_MSRS, Mtrrs, VariableMtrr};
+use stillpoint_core::mtrr::Mtrrs;
 use stillpoint_core::vmcs_plan::VmxMsrs;
 use vmcs_inspect::Field;
 
@@ -17,10 +17,6 @@ use crate::cpu::msr;
 use crate::cpu::percpu::PerCpu;
 use crate::memory::frames::FRAMES;
 use crate::memory::layout;
-
-const IA32_MTRRCAP: u32 = 0xfe;
-const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
-const IA32_MTRR_PHYSBASE0: u32 = 0x200;
 
 /// Page tables in the hypervisor's frames.
 struct Tables;
@@ -71,33 +67,13 @@ static POINTERS: Once<Pointers> = Once::new();
 /// it next looks, which is before it runs the guest again.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
 
-fn read_mtrrs() -> Mtrrs {
-    let read = |index| msr::read(index).unwrap_or(0);
-    let capabilities = read(IA32_MTRRCAP);
-    let count = (capabilities & 0xff) as u32;
-    Mtrrs {
-        capabilities,
-        default_type: read(IA32_MTRR_DEF_TYPE),
-        fixed: FIXED_MTRR_MSRS.map(read),
-        variable: (0..count)
-            .map_while(|n| {
-                let base = IA32_MTRR_PHYSBASE0 + 2 * n;
-                (n < stillpoint_core::mtrr::MAX_VARIABLE as u32).then(|| VariableMtrr {
-                    base: read(base),
-                    mask: read(base + 1),
-                })
-            })
-            .collect(),
-    }
-}
-
 /// Builds the tables.
 ///
 /// # Errors
 /// [`EptError`]
 pub fn init(hole: PhysRange, end_of_ram: u64) -> Result<(), EptError> {
     let zero_page = FRAMES.allocate(1).map_err(|_| EptError::OutOfTables)?;
-    let mtrrs = read_mtrrs();
+    let mtrrs = msr::mtrrs();
     let capabilities = capabilities();
     let pages_1g = VmxMsrs::from(&capabilities).ept_pages_1g();
     let width = capabilities.cpuid.physical_address_width;
@@ -159,7 +135,7 @@ pub fn map_on_demand(gpa: Gpa) -> Result<(), EptError> {
 /// Reads the MTRRs again; returns whether they say something new. The caller
 /// stops the machine and calls [`apply_memory_types`] then.
 pub fn memory_types_changed() -> bool {
-    let now = read_mtrrs();
+    let now = msr::mtrrs();
     STATE
         .lock()
         .as_ref()
@@ -173,7 +149,7 @@ pub fn apply_memory_types() -> usize {
     let Some(state) = state.as_mut() else {
         return 0;
     };
-    state.mtrrs = read_mtrrs();
+    state.mtrrs = msr::mtrrs();
     let unsplit = state.map.set_memory_types(&mut Tables, &state.mtrrs);
     EPOCH.fetch_add(1, SeqCst);
     unsplit
