@@ -166,7 +166,8 @@ fn take_memory(loader: &BootLoader, cpus: usize) -> (memmap::MemoryPlan, HostTab
 
     let gib_pages = state::cpuid(0x8000_0001, 0).edx & (1 << 26) != 0;
     let direct_end = map.end_of_ram().max(1 << 32).next_multiple_of(1 << 30);
-    let host_tables = tables::build(Hpa::new(region.start), direct_end, gib_pages)
+    let image_at = Hpa::new(region.start);
+    let host_tables = tables::build(image_at, direct_end, gib_pages, &msr::mtrrs())
         .unwrap_or_else(|_| refuse("the hypervisor's memory is too small"));
     if let Some(loaded) = &loader.symbols {
         symbols::load(loaded).unwrap_or_else(|_| refuse("the hypervisor's memory is too small"));

@@ -1,7 +1,8 @@
 //! The hypervisor's own page tables: the image with its parts' protection, and
 //! all physical memory in the direct map. Built once, before the image moves.
 
-use stillpoint_core::addr::{Hpa, PAGE_SIZE};
+use stillpoint_core::addr::{Hpa, PAGE_SIZE, PageSize};
+use stillpoint_core::mtrr::Mtrrs;
 
 use super::frames::{FRAMES, OutOfFrames};
 use super::layout::{self, DIRECT_MAP, DIRECT_SLOT, IMAGE_VMA, Part};
@@ -22,17 +23,28 @@ pub struct HostTables {
     pub start_up_root: Hpa,
 }
 
-/// Builds them. The direct map covers `[0, direct_end)`; the image lies, or will
-/// lie, at `image`.
+/// Builds them. The direct map covers `[0, direct_end)`, whole GiB; the image lies, or
+/// will lie, at `image`.
+///
+/// A page of 1 GiB has one memory type throughout, or parts of it might get a type that
+/// is not theirs (Intel SDM vol. 3, 12.11.9 "Large Page Size Considerations"). Two types
+/// within 2 MiB, as at address 0, are the processor's to deal with.
 ///
 /// # Errors
 /// [`OutOfFrames`]
-pub fn build(image: Hpa, direct_end: u64, gib_pages: bool) -> Result<HostTables, OutOfFrames> {
+pub fn build(
+    image: Hpa,
+    direct_end: u64,
+    gib_pages: bool,
+    mtrrs: &Mtrrs,
+) -> Result<HostTables, OutOfFrames> {
     let root = FRAMES.allocate(1)?;
-    let step: u64 = if gib_pages { 1 << 30 } else { 1 << 21 };
-    let level = if gib_pages { 2 } else { 1 };
     let mut at = 0;
     while at < direct_end {
+        let size = PageSize::Size1G;
+        let one_type = mtrrs.type_of_page(at, size).is_some();
+        let whole = gib_pages && one_type && at.is_multiple_of(size.bytes());
+        let (level, step): (u32, u64) = if whole { (2, 1 << 30) } else { (1, 1 << 21) };
         let entry = at | PRESENT | WRITABLE | LARGE | NO_EXECUTE;
         map(root, DIRECT_MAP + at, level, entry)?;
         at += step;
