@@ -63,7 +63,7 @@ pub fn handle(vcpu: &mut Vcpu) {
         }
         ExitReason::TripleFault => triple_fault(vcpu),
         ExitReason::TaskSwitch => interrupts::task_switch(vcpu),
-        // The guest is told of no VMX and no SMX.
+        // The guest is told of no VMX, no SMX and no SEAM.
         ExitReason::Vmclear
         | ExitReason::Vmlaunch
         | ExitReason::Vmptrld
@@ -76,7 +76,9 @@ pub fn handle(vcpu: &mut Vcpu) {
         | ExitReason::Invept
         | ExitReason::Invvpid
         | ExitReason::Vmfunc
-        | ExitReason::Getsec => vcpu.invalid_opcode(),
+        | ExitReason::Getsec
+        | ExitReason::Seamcall
+        | ExitReason::Tdcall => vcpu.invalid_opcode(),
         ExitReason::Invd => {
             // Dropping dirty lines would lose the hypervisor's own; writing them
             // back first is what INVD may do anyway.
