@@ -132,6 +132,10 @@ pub enum Outcome {
         /// The PDPTEs are to be loaded from where CR3 points, by
         /// [`crate::paging::load_pdptes`]; if they are bad, it is #GP(0) instead.
         load_pdptes: bool,
+        /// The translations that are cached for the guest on this CPU are to be
+        /// flushed (Intel SDM, vol. 3, section 4.10.4.1, "Operations that Invalidate
+        /// TLBs and Paging-Structure Caches").
+        flush: bool,
     },
     /// #GP(0), nothing changed.
     GeneralProtection,
@@ -226,6 +230,7 @@ impl FixedBits {
                 && cr4 & CR4_PAE != 0
                 && efer & EFER_LMA == 0
                 && changed & (CR0_PG | CR0_CD | CR0_NW) != 0,
+            flush: !paging && paging_before,
         }
     }
 
@@ -250,6 +255,9 @@ impl FixedBits {
             register: self.cr4(value),
             efer: None,
             load_pdptes: pae_paging && changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP) != 0,
+            flush: changed & (CR4_PAE | CR4_PGE | CR4_PSE) != 0
+                || changed & old & CR4_PCIDE != 0
+                || changed & value & CR4_SMEP != 0,
         }
     }
 
@@ -322,11 +330,44 @@ mod tests {
     }
 
     #[test]
+    fn what_flushes() {
+        let flushes = |outcome| matches!(outcome, Outcome::Set { flush: true, .. });
+        let paging = CR0_PG | CR0_PE;
+        for (old, new, expected) in [
+            (paging, CR0_PE, true),
+            (CR0_PE, paging, false),
+            (paging, paging | CR0_WP, false),
+            (CR0_PE, 0, false),
+        ] {
+            let outcome = FIXED.mov_to_cr0(&modes(old, 0, 0), new);
+            assert_eq!(flushes(outcome), expected, "CR0 {old:#x} -> {new:#x}");
+        }
+        let wide = FixedBits {
+            cr4_fixed1: FIXED.cr4_fixed1 | CR4_PCIDE | CR4_SMEP,
+            ..FIXED
+        };
+        for (old, new, expected) in [
+            (0, CR4_PGE, true),
+            (CR4_PGE, 0, true),
+            (0, CR4_PSE, true),
+            (0, CR4_PAE, true),
+            (CR4_PCIDE, 0, true),
+            (0, CR4_SMEP, true),
+            (CR4_SMEP, 0, false),
+            (CR4_PGE, CR4_PGE | 1 << 9, false),
+        ] {
+            let outcome = wide.mov_to_cr4(&modes(paging, old, 0), new);
+            assert_eq!(flushes(outcome), expected, "CR4 {old:#x} -> {new:#x}");
+        }
+    }
+
+    #[test]
     fn setting_ne_only_changes_the_shadow() {
         let Outcome::Set {
             register,
             efer,
             load_pdptes,
+            ..
         } = FIXED.mov_to_cr0(&real_mode(), CR0_ET | CR0_NE | CR0_PE)
         else {
             panic!()

@@ -120,6 +120,7 @@ fn control(outcome: Outcome, register: Register) -> Result<ControlRegister, Mach
             register,
             efer: None,
             load_pdptes: false,
+            flush: _,
         } => Ok(register),
         _ => Err(MachineError::BadValue(register)),
     }

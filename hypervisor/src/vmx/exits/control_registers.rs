@@ -8,7 +8,7 @@ use vmcs_inspect::qualification::{ControlRegisterAccess, ControlRegisterOperatio
 use vmcs_inspect::{ExitReason, Field};
 
 use crate::memory::guest::GuestMemory;
-use crate::vmx::instructions::{get, set};
+use crate::vmx::instructions::{get, invvpid_all, set};
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{setup, state};
 
@@ -74,6 +74,7 @@ pub fn access(vcpu: &mut Vcpu) {
             register,
             efer,
             load_pdptes,
+            flush,
         } => {
             if load_pdptes && !reload_pdptes(modes.cr3) {
                 return vcpu.general_protection();
@@ -90,6 +91,9 @@ pub fn access(vcpu: &mut Vcpu) {
             set(shadow, register.shadow);
             if let Some(efer) = efer {
                 set_efer(efer);
+            }
+            if flush && vcpu.controls.vpid {
+                invvpid_all();
             }
             vcpu.skip_instruction();
         }
