@@ -126,7 +126,7 @@ impl IdentityMap {
     /// may have met it together.
     ///
     /// # Errors
-    /// [`EptError::BadAddress`] in the hole; [`EptError::OutOfTables`].
+    /// [`EptError::BadAddress`] in the hole and from 2^48 on; [`EptError::OutOfTables`].
     pub fn map_on_demand(
         &mut self,
         memory: &mut impl TableMemory,
@@ -134,7 +134,7 @@ impl IdentityMap {
         gpa: Gpa,
     ) -> Result<Leaf, EptError> {
         let bad = EptError::BadAddress(gpa);
-        if self.hole.contains(gpa.as_u64()) {
+        if self.hole.contains(gpa.as_u64()) || gpa.as_u64() >> 48 != 0 {
             return Err(bad);
         }
         let root = self.root;

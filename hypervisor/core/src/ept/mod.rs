@@ -54,7 +54,8 @@ pub enum EptError {
     OutOfTables,
     /// The hole isn't whole 2 MiB pages, is empty, or does not lie below the limit.
     BadHole,
-    /// The address isn't that of a 4 KiB page, or the hypervisor's memory is there.
+    /// The address isn't that of a 4 KiB page, the hypervisor's memory is there, or
+    /// it is past what four levels of tables can translate, which is 48 bits.
     BadAddress(Gpa),
 }
 

@@ -191,11 +191,15 @@ fn past_the_limit_on_demand() {
         check(&memory, &map, &mtrrs, gpa);
     }
     assert_eq!(map.tables(), memory.tables.len());
-    let inside = Gpa::new(map.hole().start);
-    assert_eq!(
-        map.map_on_demand(&mut memory, &mtrrs, inside),
-        Err(EptError::BadAddress(inside))
-    );
+    // In the hole, and where the tables would take the address for a lower one.
+    for gpa in [map.hole().start, 1 << 48, (1 << 51) + GIB] {
+        let refused = map.map_on_demand(&mut memory, &mtrrs, Gpa::new(gpa));
+        assert_eq!(refused, Err(EptError::BadAddress(Gpa::new(gpa))));
+    }
+    memory.capacity = memory.tables.len();
+    let far = Gpa::new(1 << 45);
+    let refused = map.map_on_demand(&mut memory, &mtrrs, far);
+    assert_eq!(refused, Err(EptError::OutOfTables));
 }
 
 #[test]

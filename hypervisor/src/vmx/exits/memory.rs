@@ -1,10 +1,12 @@
 //! EPT violations: the guest touched the hypervisor's memory, or an address that
 //! nothing is mapped at yet.
 
-use gdb_stub::StopKind;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use stillpoint_core::addr::Gpa;
+use stillpoint_core::ept::EptError;
 use stillpoint_core::events::{Event, ExitKind};
-use vmcs_inspect::{ExitReason, Field, PrimaryControls};
+use vmcs_inspect::{Field, PrimaryControls};
 
 use super::interrupts;
 use crate::log::log;
@@ -22,20 +24,22 @@ pub fn ept_violation(vcpu: &mut Vcpu) {
     interrupts::undo_iret(ExitKind::EptViolation(qualification));
     let original = interrupts::interrupted_delivery();
     if !ept::is_hypervisors(gpa) {
-        if let Some(event) = original {
-            vcpu.inject(event);
-        }
-        return match ept::map_on_demand(Gpa::new(gpa)) {
-            Ok(()) => {}
-            Err(error) => {
-                log!("nothing can be mapped at guest-physical {gpa:#x}: {error:?}");
-                vcpu.stop(StopKind::UnknownExit(ExitReason::EptViolation.raw()));
+        match ept::map_on_demand(Gpa::new(gpa)) {
+            Ok(()) => {
+                if let Some(event) = original {
+                    vcpu.inject(event);
+                }
             }
-        };
+            Err(error) => {
+                refused(gpa, error);
+                vcpu.fault_during(original, Event::general_protection());
+            }
+        }
+        return;
     }
     if qualification & WRITE != 0 {
         vcpu.cpu.count_range_write(gpa);
-        vcpu.fault_during(original, Event::exception(13, Some(0)));
+        vcpu.fault_during(original, Event::general_protection());
         return;
     }
     vcpu.cpu.count_range_read(gpa);
@@ -47,6 +51,15 @@ pub fn ept_violation(vcpu: &mut Vcpu) {
     vcpu.zero_view = true;
     ept::use_zero_view();
     vcpu.control(PrimaryControls::MONITOR_TRAP_FLAG, true);
+}
+
+/// The first address at which nothing could be mapped is worth a line. The guest can go
+/// on touching others.
+fn refused(gpa: u64, error: EptError) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Relaxed) {
+        log!("nothing can be mapped at guest-physical {gpa:#x}: {error:?}. The guest gets #GP");
+    }
 }
 
 /// Exit reason 37, when the debugger is not stepping: the read is done.
