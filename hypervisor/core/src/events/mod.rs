@@ -204,8 +204,8 @@ const fn class(info: InterruptionInfo) -> Class {
 /// Where the two are handled one after the other, the exception goes first
 /// and the original is not kept: a fault comes up again when its
 /// instruction is started again, and an interrupt that the processor had
-/// acknowledged is lost on a bare processor too. An NMI is the exception to
-/// that: who finds one as `original` owes it to the guest again.
+/// acknowledged is lost on a bare processor too. So is an NMI, which blocks others
+/// until the next IRET all the same: who finds one as `original` sets blocking by NMI.
 ///
 /// Source: as for the classes, table "Conditions for Generating a Double Fault".
 pub const fn merge(original: Option<Event>, exception: Event) -> Merged {
