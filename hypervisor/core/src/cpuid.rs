@@ -24,9 +24,9 @@ pub struct CpuidResult {
 /// What the answer depends on besides the processor's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuidContext {
-    /// CS.L of the code that executes CPUID. Counts for
-    /// [`detect::TRUSTVISOR_LEAF`] alone.
-    pub cs_l: bool,
+    /// CPUID is executed in 64-bit mode: IA32_EFER.LMA and CS.L. Counts for
+    /// [`detect::TRUSTVISOR_LEAF`] and leaf 80000001H alone.
+    pub in_64_bit_mode: bool,
     /// The PAL that runs on this CPU.
     pub pal: Option<u32>,
     /// Stillpoint's version, packed by [`detect::pack_version`].
@@ -203,16 +203,20 @@ const fn leaf_d(subleaf: u32, raw: CpuidResult, context: &CpuidContext) -> Cpuid
 }
 
 const fn leaf_8000_0001(raw: CpuidResult, context: &CpuidContext) -> CpuidResult {
+    /// SYSCALL in 64-bit mode, and 1 there alone: the processor's own answer is one to
+    /// the hypervisor.
+    const EDX_SYSCALL: u32 = 1 << 11;
     /// An invalid opcode without "enable RDTSCP".
     const EDX_RDTSCP: u32 = 1 << 27;
 
-    if context.features.rdtscp {
-        return raw;
+    let mut edx = raw.edx;
+    if !context.in_64_bit_mode {
+        edx &= !EDX_SYSCALL;
     }
-    CpuidResult {
-        edx: raw.edx & !EDX_RDTSCP,
-        ..raw
+    if !context.features.rdtscp {
+        edx &= !EDX_RDTSCP;
     }
+    CpuidResult { edx, ..raw }
 }
 
 const fn hypervisor(leaf: u32, context: &CpuidContext) -> CpuidResult {
@@ -242,7 +246,7 @@ const fn trustvisor(context: &CpuidContext) -> CpuidResult {
             Some(index) => index,
             None => detect::NO_PAL,
         },
-        ecx: context.cs_l as u32,
+        ecx: context.in_64_bit_mode as u32,
         edx: 0,
     }
 }
@@ -262,7 +266,7 @@ mod tests {
     };
 
     const CONTEXT: CpuidContext = CpuidContext {
-        cs_l: true,
+        in_64_bit_mode: true,
         pal: None,
         version: 0x0102_0003,
         guest_cr4: 0,
@@ -398,7 +402,7 @@ mod tests {
         assert_eq!(adjust(0x7a56_7254, 0, ONES, &CONTEXT), expected);
         let in_pal = CpuidContext {
             pal: Some(3),
-            cs_l: false,
+            in_64_bit_mode: false,
             ..CONTEXT
         };
         assert_eq!(
@@ -410,6 +414,16 @@ mod tests {
             }
         );
         assert_eq!(adjust(0x7a56_7254, 1, ONES, &CONTEXT), ONES);
+    }
+
+    #[test]
+    fn syscall_is_there_in_64_bit_mode_alone() {
+        let elsewhere = CpuidContext {
+            in_64_bit_mode: false,
+            ..CONTEXT
+        };
+        assert_eq!(adjust(0x8000_0001, 0, ONES, &CONTEXT), ONES);
+        assert_eq!(adjust(0x8000_0001, 0, ONES, &elsewhere).edx, !(1 << 11));
     }
 
     proptest! {

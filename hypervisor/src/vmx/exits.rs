@@ -123,7 +123,7 @@ pub fn trace_poll(vcpu: &mut Vcpu) {
 /// The context in which CPUID is answered.
 fn cpuid_context(vcpu: &Vcpu) -> CpuidContext {
     CpuidContext {
-        cs_l: get(Field::GUEST_CS_ACCESS_RIGHTS) & (1 << 13) != 0,
+        in_64_bit_mode: vcpu.in_64_bit_code(),
         pal: None,
         version: crate::VERSION,
         guest_cr4: get(Field::GUEST_CR4),

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = tests![
     hypervisor_leaf_names_stillpoint,
     trustvisor_leaf,
     trustvisor_leaf_in_compatibility_mode,
+    syscall_is_offered_in_64_bit_mode_alone,
     osxsave_mirrors_cr4,
     xsave_size_follows_xcr0,
     cpuid_clears_the_upper_halves,
@@ -105,6 +106,15 @@ fn trustvisor_leaf_in_compatibility_mode(context: &Context) -> Outcome {
             u64::from(level == Level::User64),
             "{level:?} ECX"
         );
+    }
+    Ok(())
+}
+
+fn syscall_is_offered_in_64_bit_mode_alone(_: &Context) -> Outcome {
+    for (level, offered) in [(Level::User64, 1), (Level::User32, 0), (Level::Kernel32, 0)] {
+        let trap = modes::far(level, modes::cpuid_and_return, 0x8000_0001, 0);
+        check_eq!(trap.vector(), 0x41, "{level:?}: {trap}: vector");
+        check_eq!(trap.frame.rdx >> 11 & 1, offered, "{level:?}: SYSCALL bit");
     }
     Ok(())
 }
