@@ -2,7 +2,7 @@
 //!
 //! The hypervisor catches INT 15h in real mode, asks [`answer`], and writes
 //! the registers and the buffer; what isn't about memory goes to the BIOS.
-//! Answering all three calls from one map is what keeps an old boot loader,
+//! Answering all calls from one map is what keeps an old boot loader,
 //! which asks the narrow ones, out of the hypervisor's memory too.
 
 use crate::memmap::{MemoryMap, RegionKind};
@@ -31,8 +31,11 @@ pub enum Answer {
         /// The continuation; 0 with the last region.
         next: u32,
     },
-    /// E801: AX = CX = `below_16m`, BX = DX = `above_16m`; CF = 0.
+    /// E801: AX = CX = `below_16m`, BX = DX = `above_16m`; CF = 0. E881, its 32-bit
+    /// form, has the same in EAX, ECX, EBX and EDX.
     E801 {
+        /// E881.
+        wide: bool,
         /// KiB of RAM in one piece from 1 MiB on, up to 16 MiB.
         below_16m: u16,
         /// Blocks of 64 KiB of RAM in one piece from 16 MiB on.
@@ -61,7 +64,8 @@ const MIB: u64 = 1 << 20;
 pub fn answer(map: &MemoryMap, request: Request) -> Answer {
     match request.eax as u16 {
         0xe820 => e820(map, request),
-        0xe801 => Answer::E801 {
+        ax @ (0xe801 | 0xe881) => Answer::E801 {
+            wide: ax == 0xe881,
             below_16m: (ram_from(map, MIB, 16 * MIB) >> 10) as u16,
             // 64 KiB blocks in 16 bits reach just past 4 GiB: enough here, as
             // only what is below 4 GiB is reported.
@@ -195,14 +199,22 @@ mod tests {
         // 64 MiB: usable up to 48 MiB.
         let map = guest_map(64 * MIB, 16 * MIB);
         let e801 = Answer::E801 {
+            wide: false,
             below_16m: 15 * 1024,
             above_16m: 32 * 16,
         };
         assert_eq!(ask(&map, 0xe801, 0), e801);
+        let e881 = Answer::E801 {
+            wide: true,
+            below_16m: 15 * 1024,
+            above_16m: 32 * 16,
+        };
+        assert_eq!(ask(&map, 0xe881, 0), e881);
         assert_eq!(ask(&map, 0x8800, 0), Answer::Extended(47 * 1024));
         // 24 MiB: the hypervisor has everything from 8 MiB on.
         let map = guest_map(24 * MIB, 16 * MIB);
         let e801 = Answer::E801 {
+            wide: false,
             below_16m: 7 * 1024,
             above_16m: 0,
         };
@@ -222,6 +234,7 @@ mod tests {
         };
         let map = MemoryMap::from_firmware([all].into_iter()).unwrap();
         let e801 = Answer::E801 {
+            wide: false,
             below_16m: 15 * 1024,
             above_16m: 0xff00,
         };
@@ -232,7 +245,7 @@ mod tests {
     #[test]
     fn everything_else_is_the_bioss() {
         let map = guest_map(1 << 30, 16 * MIB);
-        for eax in [0x2401, 0x8600, 0xe881, 0xec00, 0xc000, 0x5300] {
+        for eax in [0x2401, 0x8600, 0xe880, 0xec00, 0xc000, 0x5300] {
             assert_eq!(ask(&map, eax, 0), Answer::PassOn, "{eax:#x}");
         }
     }

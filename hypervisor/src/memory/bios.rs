@@ -76,13 +76,21 @@ pub fn answer(vcpu: &mut Vcpu) {
             guest::write(Gpa::new(buffer), &entry).is_err()
         }
         Answer::E801 {
+            wide,
             below_16m,
             above_16m,
         } => {
-            low(gprs, Gpr::Rax, below_16m);
-            low(gprs, Gpr::Rbx, above_16m);
-            low(gprs, Gpr::Rcx, below_16m);
-            low(gprs, Gpr::Rdx, above_16m);
+            for (register, value) in [
+                (Gpr::Rax, below_16m),
+                (Gpr::Rbx, above_16m),
+                (Gpr::Rcx, below_16m),
+                (Gpr::Rdx, above_16m),
+            ] {
+                if wide {
+                    gprs[register] = 0;
+                }
+                low(gprs, register, value);
+            }
             false
         }
         Answer::Extended(kib) => {

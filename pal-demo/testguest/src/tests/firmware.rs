@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = tests![
     e820_is_consistent,
     e820_checks_its_signature,
     e801_agrees_with_e820,
+    e881_is_e801_in_32_bits,
     int15_88_agrees_with_e820,
     other_int15_functions_answer,
     real_mode_services_work,
@@ -104,6 +105,18 @@ fn e801_agrees_with_e820(context: &Context) -> Outcome {
         "{:#x} bytes above 16 MiB, E820 has {above:#x}",
         bx * 0x1_0000
     );
+    Ok(())
+}
+
+fn e881_is_e801_in_32_bits(context: &Context) -> Outcome {
+    // Not every BIOS has it.
+    context.require_stillpoint()?;
+    let (narrow, wide) = (firmware::int15(0xe801), firmware::int15(0xe881));
+    check!(!wide.carry(), "E881 fails");
+    check_eq!(wide.eax, narrow.eax & 0xffff, "EAX");
+    check_eq!(wide.ebx, narrow.ebx & 0xffff, "EBX");
+    check_eq!(wide.ecx, narrow.ecx & 0xffff, "ECX");
+    check_eq!(wide.edx, narrow.edx & 0xffff, "EDX");
     Ok(())
 }
 
