@@ -18,19 +18,69 @@ pub struct Symbol {
 /// The tokens of single digits stand as themselves, one after the other, in the token table.
 const DIGITS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00";
 
-/// Finds the tables in the kernel's bytes and decodes them.
+/// Finds the tables in the bytes of the kernel's ELF file and decodes them.
 pub fn find(kernel: &[u8]) -> Result<Vec<Symbol>> {
+    let width = match kernel {
+        // EI_CLASS is ELFCLASS32.
+        [0x7f, b'E', b'L', b'F', 1, ..] => Width::Bits32,
+        _ => Width::Bits64,
+    };
     let mut from = 0;
     while let Some(at) = position(kernel, from, DIGITS) {
         from = at + 1;
-        if let Some(tokens) = Tokens::around(kernel, at)
-            && let Some(names) = Names::before(kernel, &tokens)
-            && let Ok(addresses) = addresses(kernel, &tokens, &names)
+        if let Some(tokens) = Tokens::around(kernel, at, width)
+            && let Some(names) = Names::before(kernel, &tokens, width)
+            && let Ok(addresses) = addresses(kernel, &tokens, &names, width)
         {
             return decode(kernel, &tokens, &names, &addresses);
         }
     }
     bail!("the kernel has no symbol table of its own that is known here")
+}
+
+/// How wide the kernel's addresses are. Each table is aligned to that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Width {
+    Bits32,
+    Bits64,
+}
+
+impl Width {
+    /// Bytes of an address.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Bits32 => 4,
+            Self::Bits64 => 8,
+        }
+    }
+
+    /// The address at `at`.
+    fn address(self, kernel: &[u8], at: usize) -> Option<u64> {
+        let low = u64::from(word(kernel, at)?);
+        match self {
+            Self::Bits32 => Some(low),
+            Self::Bits64 => Some(u64::from(word(kernel, at + 4)?) << 32 | low),
+        }
+    }
+
+    /// Whether a kernel may be linked at `base`: in the top 2 GiB.
+    fn is_base(self, base: u64) -> bool {
+        let (mask, value) = match self {
+            Self::Bits32 => (0x800f_ffff, 0x8000_0000),
+            Self::Bits64 => (0xffff_ffff_800f_ffff, 0xffff_ffff_8000_0000),
+        };
+        base & mask == value
+    }
+
+    /// The address of the symbol whose entry among the offsets is `offset`.
+    fn symbol(self, base: u64, offset: u32) -> u64 {
+        match self {
+            Self::Bits32 => u64::from((base as u32).wrapping_add(offset)),
+            // Per-CPU symbols are kept as they are, all others as -1 - distance from the base.
+            Self::Bits64 if offset <= i32::MAX as u32 => u64::from(offset),
+            Self::Bits64 => base.wrapping_add(u64::from(!offset)),
+        }
+    }
 }
 
 /// The token table: 256 strings that bytes of the names stand for.
@@ -43,7 +93,7 @@ struct Tokens {
 
 impl Tokens {
     /// The token table whose digits are at `digits`, if its index agrees.
-    fn around(kernel: &[u8], digits: usize) -> Option<Self> {
+    fn around(kernel: &[u8], digits: usize, width: Width) -> Option<Self> {
         let mut start = digits;
         for _ in 0..b'0' {
             // Back over a NUL to the one before, which ends the token before.
@@ -59,7 +109,7 @@ impl Tokens {
             offsets.push(u16::try_from(at - start).ok()?);
             at += kernel.get(at..)?.iter().position(|&byte| byte == 0)? + 1;
         }
-        let index = at.next_multiple_of(8);
+        let index = at.next_multiple_of(width.bytes());
         let found = kernel.get(index..index + 512)?;
         let same = found
             .chunks_exact(2)
@@ -91,17 +141,19 @@ struct Names {
 }
 
 impl Names {
-    fn before(kernel: &[u8], tokens: &Tokens) -> Option<Self> {
+    fn before(kernel: &[u8], tokens: &Tokens, width: Width) -> Option<Self> {
+        let step = width.bytes();
         let lowest = tokens.start.saturating_sub(16 << 20);
-        let mut at = tokens.start / 8 * 8;
-        while at > lowest + 8 {
-            at -= 8;
-            let count = word(kernel, at)? as usize;
-            if (10..1 << 22).contains(&count) && word(kernel, at + 4)? == 0 {
+        let mut at = tokens.start / step * step;
+        while at > lowest + step {
+            at -= step;
+            // 32 bits, and padding up to the names.
+            let count = usize::try_from(width.address(kernel, at)?).ok()?;
+            if (10..1 << 22).contains(&count) {
                 let names = Self {
                     count_at: at,
                     count,
-                    start: at + 8,
+                    start: at + step,
                 };
                 if names.agree_with_markers(kernel, tokens.start) {
                     return Some(names);
@@ -149,42 +201,25 @@ fn name_length(kernel: &[u8], at: usize) -> Option<(usize, usize)> {
 }
 
 /// The addresses: 32-bit offsets and a base, before the count (6.1) or behind the tokens (6.12).
-fn addresses(kernel: &[u8], tokens: &Tokens, names: &Names) -> Result<Vec<u64>> {
-    let length = 4 * names.count;
-    let behind = tokens.end.next_multiple_of(8);
-    let layouts = [
-        (
-            names
-                .count_at
-                .checked_sub(8 + length.next_multiple_of(8))
-                .unwrap_or(usize::MAX / 2),
-            names.count_at.saturating_sub(8),
-        ),
-        (behind, behind + length.next_multiple_of(8)),
-    ];
-    for (offsets, base) in layouts {
-        let Some(base) = kernel.get(base..base + 8) else {
+fn addresses(kernel: &[u8], tokens: &Tokens, names: &Names, width: Width) -> Result<Vec<u64>> {
+    let (bytes, length) = (width.bytes(), 4 * names.count);
+    let padded = length.next_multiple_of(bytes);
+    let before = names.count_at.checked_sub(bytes + padded);
+    let behind = Some(tokens.end.next_multiple_of(bytes));
+    for offsets in [before, behind].into_iter().flatten() {
+        let Some(base) = width.address(kernel, offsets + padded) else {
             continue;
         };
-        let base = u64::from_le_bytes(base.try_into()?);
-        // The kernel is linked at a fixed place in the top 2 GiB.
-        if base & 0xffff_ffff_800f_ffff != 0xffff_ffff_8000_0000 {
+        if !width.is_base(base) {
             continue;
         }
-        let bytes = kernel
+        let offsets = kernel
             .get(offsets..offsets + length)
             .context("the offsets are cut off")?;
-        return Ok(bytes
+        return Ok(offsets
             .chunks_exact(4)
-            .map(|bytes| {
-                let offset = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                // Per-CPU symbols are kept as they are, all others as -1 - distance from the base.
-                if offset >= 0 {
-                    u64::from(offset.unsigned_abs())
-                } else {
-                    base.wrapping_add((-1 - i64::from(offset)).unsigned_abs())
-                }
-            })
+            .filter_map(|bytes| word(bytes, 0))
+            .map(|offset| width.symbol(base, offset))
             .collect());
     }
     bail!("no addresses beside the names")
@@ -229,12 +264,14 @@ fn position(kernel: &[u8], from: usize, pattern: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Symbol, find};
-
-    const BASE: u64 = 0xffff_ffff_8100_0000;
+    use super::{Symbol, Width, find};
 
     /// The tables as the kernel's build lays them out. Token 200 is "sys_".
-    fn kernel(new_layout: bool, count: usize) -> (Vec<u8>, Vec<Symbol>) {
+    fn kernel(width: Width, new_layout: bool, count: usize) -> (Vec<u8>, Vec<Symbol>) {
+        let base: u64 = match width {
+            Width::Bits32 => 0xc100_0000,
+            Width::Bits64 => 0xffff_ffff_8100_0000,
+        };
         let mut tokens = Vec::new();
         let mut index = Vec::new();
         for token in 0..=255u8 {
@@ -268,35 +305,40 @@ mod tests {
             }
             names.extend_from_slice(&[b't', 200]);
             names.extend_from_slice(tail.as_bytes());
-            let per_cpu = number == 0;
-            let offset = if per_cpu {
-                0x40
-            } else {
-                -1 - 16 * number as i32
+            let distance = 16 * number as u32;
+            let (offset, address) = match width {
+                Width::Bits32 => (distance, base + u64::from(distance)),
+                Width::Bits64 if number == 0 => (0x40, 0x40), // a per-CPU symbol
+                Width::Bits64 => (!distance, base + u64::from(distance)),
             };
             offsets.extend_from_slice(&offset.to_le_bytes());
             expected.push(Symbol {
-                address: if per_cpu {
-                    0x40
-                } else {
-                    BASE + 16 * number as u64
-                },
+                address,
                 kind: b't',
                 name: format!("sys_{tail}"),
             });
         }
-        let mut bytes = b"some code 0\x001\x002\x00".to_vec();
-        let pad = |bytes: &mut Vec<u8>| bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let class = match width {
+            Width::Bits32 => 1,
+            Width::Bits64 => 2,
+        };
+        let mut bytes = b"\x7fELF".to_vec();
+        bytes.push(class);
+        bytes.extend_from_slice(b"some code 0\x001\x002\x00");
+        let pad =
+            |bytes: &mut Vec<u8>| bytes.resize(bytes.len().next_multiple_of(width.bytes()), 0);
+        let number =
+            |bytes: &mut Vec<u8>, value: u64| bytes.extend(&value.to_le_bytes()[..width.bytes()]);
         pad(&mut bytes);
         let addresses = |bytes: &mut Vec<u8>| {
             bytes.extend_from_slice(&offsets);
             pad(bytes);
-            bytes.extend_from_slice(&BASE.to_le_bytes());
+            number(bytes, base);
         };
         if !new_layout {
             addresses(&mut bytes);
         }
-        bytes.extend_from_slice(&(count as u64).to_le_bytes());
+        number(&mut bytes, count as u64);
         bytes.extend_from_slice(&names);
         pad(&mut bytes);
         bytes.extend_from_slice(&markers);
@@ -313,11 +355,13 @@ mod tests {
     }
 
     #[test]
-    fn both_layouts() -> anyhow::Result<()> {
-        for new_layout in [false, true] {
-            for count in [12, 256, 700] {
-                let (bytes, expected) = kernel(new_layout, count);
-                assert_eq!(find(&bytes)?, expected, "{new_layout} {count}");
+    fn both_widths_and_layouts() -> anyhow::Result<()> {
+        for width in [Width::Bits32, Width::Bits64] {
+            for new_layout in [false, true] {
+                for count in [12, 256, 700] {
+                    let (bytes, expected) = kernel(width, new_layout, count);
+                    assert_eq!(find(&bytes)?, expected, "{width:?} {new_layout} {count}");
+                }
             }
         }
         Ok(())
@@ -325,7 +369,7 @@ mod tests {
 
     #[test]
     fn damaged_tables_are_refused() {
-        let (bytes, _) = kernel(false, 300);
+        let (bytes, _) = kernel(Width::Bits64, false, 300);
         let tokens = bytes.windows(4).position(|window| window == b"sys_");
         let mut broken = bytes.clone();
         if let Some(at) = tokens {
