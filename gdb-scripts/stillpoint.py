@@ -38,12 +38,18 @@ def address_of(symbol):
         return None
 
 
+def architecture():
+    """GDB's name of the architecture that it shows."""
+    return gdb.selected_inferior().architecture().name()
+
+
 class Attach(gdb.Command):
     """stillpoint-attach TARGET: attach to a Stillpoint debug line.
 
 TARGET is what `target remote` takes: HOST:PORT, or a device such as
 /dev/ttyUSB0 (set its speed before, with `set serial baud`).  If a kernel's
-symbols are loaded, they are moved to where the kernel is."""
+symbols are loaded, they are moved to where the kernel is.  A 32-bit kernel's
+are shown with 32-bit registers, as by `stillpoint-arch 32`."""
 
     def __init__(self):
         super().__init__("stillpoint-attach", gdb.COMMAND_RUNNING)
@@ -51,20 +57,23 @@ symbols are loaded, they are moved to where the kernel is."""
     def invoke(self, argument, from_tty):
         if not argument.strip():
             raise gdb.GdbError("stillpoint-attach needs HOST:PORT or a device")
+        if gdb.current_progspace().filename and architecture() == "i386":
+            # GDB refuses 64-bit registers for a 32-bit program.
+            Arch.describe(32)
         gdb.execute("target remote " + argument, from_tty)
-        if address_of(Symbols.ENTRY) is not None:
+        if Symbols.entry() is not None:
             Symbols.relocate(None)
 
 
 class Symbols(gdb.Command):
     """stillpoint-symbols [FILE]: put the kernel's symbols where KASLR has put the kernel.
 
-The CPU tells where its system calls enter the kernel (the MSR LSTAR); the
-symbol file tells where that was linked.  FILE is a vmlinux with symbols;
+The CPU tells where its system calls enter the kernel (an MSR: LSTAR, and for
+a 32-bit kernel SYSENTER_EIP); the symbol file tells where that was linked.  FILE is a vmlinux with symbols;
 without it the one that is loaded is moved.  Use it again after a reboot."""
 
-    # Where Linux lets LSTAR point.
-    ENTRY = "entry_SYSCALL_64"
+    # Where Linux lets which MSR point.
+    ENTRIES = (("entry_SYSCALL_64", "lstar"), ("entry_SYSENTER_32", "sysenter_eip"))
     # The file that was moved, and by how much.
     moved = (None, 0)
 
@@ -78,16 +87,27 @@ without it the one that is loaded is moved.  Use it again after a reboot."""
         self.relocate(arguments[0] if arguments else None)
 
     @classmethod
+    def entry(cls):
+        """The address of the entry that the symbols have and its MSR, None if they have none."""
+        for symbol, msr in cls.ENTRIES:
+            address = address_of(symbol)
+            if address is not None:
+                return address, msr
+        return None
+
+    @classmethod
     def relocate(cls, file):
         if file is not None:
             gdb.execute("symbol-file " + file, to_string=True)
             cls.moved = (None, 0)
         file = gdb.current_progspace().filename
-        believed = address_of(cls.ENTRY)
-        if file is None or believed is None:
+        found = cls.entry()
+        if file is None or found is None:
             raise gdb.GdbError(
-                "no symbol %s; name a kernel's vmlinux: stillpoint-symbols FILE" % cls.ENTRY)
-        match = re.search(r"= (0x[0-9a-f]+)", monitor("msr lstar"))
+                "no symbol %s; name a kernel's vmlinux: stillpoint-symbols FILE"
+                % " or ".join(symbol for symbol, _ in cls.ENTRIES))
+        believed, msr = found
+        match = re.search(r"= (0x[0-9a-f]+)", monitor("msr " + msr))
         entry = int(match.group(1), 16) if match else 0
         if entry == 0:
             raise gdb.GdbError(
@@ -96,7 +116,7 @@ without it the one that is loaded is moved.  Use it again after a reboot."""
         offset = before + entry - believed
         if offset & 0xfff:
             raise gdb.GdbError(
-                "%s does not fit the kernel that runs: LSTAR is %#x" % (file, entry))
+                "%s does not fit the kernel that runs: %s is %#x" % (file, msr.upper(), entry))
         if offset != before:
             gdb.execute("symbol-file -o %d %s" % (offset, file), to_string=True)
         cls.moved = (file, offset)
@@ -134,10 +154,9 @@ work in each.  64 is the way back."""
     def invoke(self, argument, from_tty):
         width = argument.strip()
         if width in ("16", "32"):
-            name = os.path.join(HERE, "stillpoint-%s.xml" % width)
             # A 64-bit program would have GDB refuse the description. Its symbols stay.
             gdb.execute("exec-file", to_string=True)
-            gdb.execute("set tdesc filename " + name, to_string=True)
+            self.describe(width)
         elif width == "64":
             # In this order: the other one crashes GDB 13.
             gdb.execute("unset tdesc filename", to_string=True)
@@ -145,6 +164,12 @@ work in each.  64 is the way back."""
         else:
             raise gdb.GdbError("stillpoint-arch takes 16, 32 or 64")
         print("Code is shown as %s-bit." % width)
+
+    @staticmethod
+    def describe(width):
+        """Puts the description of 16-bit or 32-bit registers over the stub's."""
+        name = os.path.join(HERE, "stillpoint-%s.xml" % width)
+        gdb.execute("set tdesc filename " + name, to_string=True)
 
 
 def trace(count):

@@ -44,10 +44,7 @@ pub fn command(args: &GdbArgs) -> Result<()> {
         .arg("-x")
         .arg(gdb::scripts())
         .arg(program)
-        .args(["-ex", &format!("target remote localhost:{port}")]);
-    if !args.host {
-        gdb.args(["-ex", "stillpoint-symbols"]);
-    }
+        .args(["-ex", &format!("stillpoint-attach localhost:{port}")]);
     // Ctrl-C is gdb's from here on.
     Err(gdb.args(&args.arguments).exec()).context("cannot start gdb")
 }

@@ -10,7 +10,8 @@ use crate::compile::Flavour;
 use crate::console::Console;
 use crate::emulator::Hardware;
 use crate::image::Guest;
-use crate::machine::GuestDisk;
+use crate::kernel::Kernel;
+use crate::machine::{GuestDisk, Machine};
 
 /// Debian on `cpus` CPUs: all are there, all make hypercalls, and the machine powers off.
 pub fn to_the_shell(workshop: &Workshop, cpus: u32) -> Result<()> {
@@ -64,6 +65,7 @@ pub fn thirty_two_bit(workshop: &Workshop) -> Result<()> {
     ensure!(online == "i686\n2\n", "{online}");
     hypercalls_on_each_cpu(&mut console, "test", 2)?;
     ensure_width(&mut console, "presence", 32)?;
+    gdb_in_thirty_two_bit(workshop, &machine)?;
     console.check(
         "cd /sys/devices/system/cpu/cpu1; echo 0 >online; echo 1 >online; cd -",
         COMMAND,
@@ -76,6 +78,28 @@ pub fn thirty_two_bit(workshop: &Workshop) -> Result<()> {
     )?;
     console.send("poweroff -f\n")?;
     machine.emulator.wait(Duration::from_secs(120))
+}
+
+/// gdb in a 32-bit kernel: threads, 32-bit registers, a breakpoint in a kernel function, its stack.
+fn gdb_in_thirty_two_bit(workshop: &Workshop, machine: &Machine) -> Result<()> {
+    let mut gdb = workshop.gdb(Kernel::Pae12)?;
+    gdb.expect(
+        &format!("stillpoint-attach localhost:{}", machine.debug.port()),
+        "The kernel is 0x0 above where it was linked",
+    )?;
+    gdb.expect("info threads", r#"(?s)Thread 1 "cpu0".*Thread 2 "cpu1""#)?;
+    gdb.expect("print sizeof($eip)", "= 4")?;
+    gdb.expect("break schedule", "Breakpoint 1 at 0xc")?;
+    gdb.expect("continue", r"Breakpoint 1, 0xc\w+ in schedule \(\)")?;
+    gdb.expect("backtrace", r"(?s)#0 .* in schedule.*#1 .* in \w+ \(\)")?;
+    gdb.expect(
+        "info registers eip",
+        r"eip +0xc\w+ +0xc\w+ <schedule\+?\d*>",
+    )?;
+    gdb.command("delete")?;
+    gdb.expect("stepi", r"0xc\w+ in \w+ \(\)")?;
+    gdb.expect("detach", "detached")?;
+    Ok(())
 }
 
 /// As Debian ships it: no shortcuts on the command line, KASLR on; gdb finds the symbols anyway.

@@ -203,7 +203,7 @@ pub fn prepare(shell: &Shell) -> Result<()> {
     compile::test_guest(shell)?;
     compile::guest_programs(shell, Debian::Amd64)?;
     compile::guest_programs(shell, Debian::I386)?;
-    Kernel::Pae12.folder(shell)?;
+    vmlinux::path(shell, Kernel::Pae12)?;
     vmlinux::path(shell, Kernel::default())?;
     Ok(())
 }
@@ -351,14 +351,14 @@ impl Workshop {
         Ok((machine, console))
     }
 
-    /// A gdb on the guest kernel's symbols.
-    pub fn gdb(&self) -> Result<Gdb> {
-        Gdb::start(&vmlinux::path(&self.shell, Kernel::default())?)
+    /// A gdb on a guest kernel's symbols.
+    pub fn gdb(&self, kernel: Kernel) -> Result<Gdb> {
+        Gdb::start(&vmlinux::path(&self.shell, kernel)?)
     }
 
-    /// The same, attached.
+    /// A gdb on the usual guest kernel's symbols, attached.
     pub fn attach(&self, machine: &Machine) -> Result<Gdb> {
-        let mut gdb = self.gdb()?;
+        let mut gdb = self.gdb(Kernel::default())?;
         gdb.attach(machine.debug.port())?;
         Ok(gdb)
     }

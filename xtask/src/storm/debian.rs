@@ -12,6 +12,7 @@ use super::tally::{Nmis, Tally};
 use crate::console::Console;
 use crate::gdb::Gdb;
 use crate::image::Guest;
+use crate::kernel::Kernel;
 use crate::machine::{GuestDisk, Machine};
 use crate::scenarios::{COMMAND, Plan, Workshop};
 
@@ -42,7 +43,7 @@ pub fn run(workshop: &Workshop, storm: &Combination, tally: &mut Tally) -> Resul
         programs: true,
         ..Guest::default()
     });
-    let gdb = workshop.gdb()?;
+    let gdb = workshop.gdb(Kernel::default())?;
     let (machine, mut console) = workshop.boot(plan)?;
     // NMIs that nobody claims are reported at the highest level; the console is needed.
     console.check(
