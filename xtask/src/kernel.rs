@@ -37,7 +37,7 @@ pub struct KernelArgs {
     /// The architecture of the guest's Debian.
     #[arg(long, value_enum, default_value_t, value_name = "ARCHITECTURE")]
     debian: Debian,
-    /// Which of Debian's kernels, if not the architecture's usual one.
+    /// Which of Debian's amd64 kernels; cloud12 if none is named.
     #[arg(long, value_enum, conflicts_with = "debian")]
     kernel: Option<Kernel>,
 }
@@ -64,7 +64,8 @@ pub enum Kernel {
     Amd12,
     /// Debian 13's general 6.12.
     Amd13,
-    /// Debian 12's 6.1 for 32-bit processors with PAE. Debian 13 has none for i386.
+    /// Debian 12's 6.1 for 32-bit processors with PAE, the one of `--debian i386`. Debian 13 has none.
+    #[value(skip)]
     Pae12,
 }
 
