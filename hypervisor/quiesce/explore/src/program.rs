@@ -350,7 +350,10 @@ impl<const N: usize> Machine<N> {
 
     fn settle(&self, state: &mut State<N>, me: usize) -> At {
         let blocked = state.cpus[me].processor.virtual_blocking;
-        let owed = state.with(|machine| machine.settle(me, blocked));
+        // One that goes in with the next entry is being handled already.
+        let injecting = state.cpus[me].processor.injecting;
+        let handling = blocked || injecting && self.variant != Variant::SettledEarly;
+        let owed = state.with(|machine| machine.settle(me, handling));
         let cpu = &mut state.cpus[me];
         let action = owed_nmi(&NmiState {
             owed,

@@ -41,6 +41,8 @@ pub enum Variant {
     LookTestedEarly,
     /// An asked CPU that is not in the guest counts as stopped.
     AskedIsEnough,
+    /// An NMI that goes in with the next entry is not taken for one being handled.
+    SettledEarly,
     /// Nobody tells the injection that a PAL runs.
     PalUnknown,
 }

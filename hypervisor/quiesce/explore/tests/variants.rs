@@ -120,3 +120,9 @@ fn an_nmi_in_a_pal() {
     let machine = Machine::new([Wishes { pals: 1, ..NMI }]);
     finds(Variant::PalUnknown, P5, machine);
 }
+
+#[test]
+fn one_more_than_a_processor_holds() {
+    let machine = Machine::new([Wishes { nmis: 3, ..NOTHING }]);
+    finds(Variant::SettledEarly, P3, machine);
+}
