@@ -146,20 +146,15 @@ fn read_options(loader: &BootLoader) -> CommandLine {
 
 /// Plans the memory, and moves the hypervisor to its own.
 fn take_memory(loader: &BootLoader, cpus: usize) -> (memmap::MemoryPlan, HostTables) {
-    let map = MemoryMap::from_firmware(loader.regions.iter().copied())
-        .unwrap_or_else(|why| refuse(format_args!("the memory map is unusable: {why:?}")));
+    let map =
+        MemoryMap::from_firmware(loader.regions.iter().copied()).unwrap_or_else(|why| refuse(why));
     let symbol_pages = loader.symbols.map_or(0, |symbols| symbols.pages());
     let pages = percpu::pages_per_cpu() * cpus as u64 + TABLE_PAGES + symbol_pages;
     let size = layout::image_size() + pages * PAGE_SIZE;
     let mut in_use: Vec<PhysRange, 8> = Vec::from_iter(loader.in_use.iter().copied());
     let image = PhysRange::from_len(layout::IMAGE_LMA, layout::image_size());
     let _room = in_use.push(image);
-    let plan = memmap::plan(&map, size, &in_use).unwrap_or_else(|why| {
-        let mib = size >> 20;
-        refuse(format_args!(
-            "no {mib} MiB of RAM in a row below 4 GiB: {why:?}"
-        ))
-    });
+    let plan = memmap::plan(&map, size, &in_use).unwrap_or_else(|why| refuse(why));
     let region = plan.hypervisor;
     let behind_image = region.start + layout::image_size().next_multiple_of(PAGE_SIZE);
     FRAMES.init(PhysRange::new(behind_image, region.end));
