@@ -44,7 +44,19 @@ use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{ept, io, setup, state};
 
 /// The version, as CPUID tells it.
-const VERSION: u32 = pack_version(0, 1, 0);
+const VERSION: u32 = pack_version(
+    number(env!("CARGO_PKG_VERSION_MAJOR")) as u8,
+    number(env!("CARGO_PKG_VERSION_MINOR")) as u8,
+    number(env!("CARGO_PKG_VERSION_PATCH")),
+);
+
+/// A part of the version. Anything else than a number does not compile.
+const fn number(text: &str) -> u16 {
+    match u16::from_str_radix(text, 10) {
+        Ok(number) => number,
+        Err(_) => panic!(),
+    }
+}
 
 /// Who holds the machine, and whose NMI it was.
 static RENDEZVOUS: Rendezvous<MAX_CPUS> = Rendezvous::new();
