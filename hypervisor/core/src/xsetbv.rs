@@ -1,7 +1,7 @@
 //! XSETBV: may the guest load this into XCR0?
 //!
 //! XSETBV always exits. The hypervisor executes it for the guest if
-//! [`allowed`] says so; it must not fault there.
+//! [`allowed`] says so, and passes on the #GP if the processor has more to object.
 //!
 //! Source: Intel SDM, vol. 1, section 13.3, "Enabling the XSAVE Feature Set and
 //! XSAVE-Enabled Features".
