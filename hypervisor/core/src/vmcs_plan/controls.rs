@@ -71,7 +71,7 @@ pub(super) struct Capability {
     bit: u8,
 }
 
-pub(super) const CAPABILITIES: [Capability; 7] = [
+pub(super) const CAPABILITIES: [Capability; 6] = [
     Capability {
         name: "the activity state wait-for-SIPI",
         msr: VmxMsrs::MISC,
@@ -82,7 +82,6 @@ pub(super) const CAPABILITIES: [Capability; 7] = [
     ept("EPT tables in write-back memory", 14),
     ept("EPT pages of 2 MiB", 16),
     ept("INVEPT", 20),
-    ept("INVEPT for one context", 25),
     ept("INVEPT for all contexts", 26),
 ];
 
