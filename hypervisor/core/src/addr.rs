@@ -36,27 +36,12 @@ macro_rules! address {
                 self.0 & (PAGE_SIZE - 1)
             }
 
-            /// The start of the page of this size that the address lies in.
-            pub const fn align_down(self, size: PageSize) -> Self {
-                Self(self.0 & !(size.bytes() - 1))
-            }
-
-            /// Is it the first address of a page of this size?
-            pub const fn is_aligned(self, size: PageSize) -> bool {
-                self.0 & (size.bytes() - 1) == 0
-            }
-
             /// The address so many bytes on; `None` past the last one.
             pub const fn checked_add(self, bytes: u64) -> Option<Self> {
                 match self.0.checked_add(bytes) {
                     Some(value) => Some(Self(value)),
                     None => None,
                 }
-            }
-
-            /// The address so many bytes on, from the last one to zero.
-            pub const fn wrapping_add(self, bytes: u64) -> Self {
-                Self(self.0.wrapping_add(bytes))
             }
         }
 
@@ -92,10 +77,6 @@ address! {
 address! {
     /// A host-physical address: what goes out on the bus.
     Hpa
-}
-address! {
-    /// A virtual address of the hypervisor's own.
-    Hva
 }
 
 /// The sizes that a page can have, in the guest's paging and in EPT.
@@ -195,17 +176,13 @@ mod tests {
         let a = Gpa::new(0x1234_5678);
         assert_eq!(a.page(), Gpa::new(0x1234_5000));
         assert_eq!(a.page_offset(), 0x678);
-        assert_eq!(a.align_down(PageSize::Size2M), Gpa::new(0x1220_0000));
-        assert!(a.align_down(PageSize::Size4M).is_aligned(PageSize::Size2M));
-        assert!(!a.page().is_aligned(PageSize::Size2M));
         assert_eq!(Gpa::new(u64::MAX).checked_add(1), None);
-        assert_eq!(Gva::new(u64::MAX).wrapping_add(2), Gva::new(1));
     }
 
     #[test]
     fn debug_names_the_kind() {
         assert_eq!(
-            format!("{:?} {:#x}", Hpa::new(0xfee0_0000), Hva::new(16)),
+            format!("{:?} {:#x}", Hpa::new(0xfee0_0000), Gva::new(16)),
             "Hpa(0xfee00000) 0x10"
         );
     }

@@ -48,12 +48,6 @@ impl DebugPort {
     pub const fn baud(self) -> u32 {
         self.baud
     }
-
-    /// What goes into the UART's divisor latch.
-    pub const fn divisor(self) -> u16 {
-        // `baud` is one of BAUD_RATES, so it's not 0 and the quotient fits.
-        (115_200 / self.baud) as u16
-    }
 }
 
 impl Default for DebugPort {
@@ -356,13 +350,6 @@ mod tests {
             parse("wait").unwrap_err().to_string(),
             "option `wait` needs a debugger to wait for: add debug=com2, or leave wait out"
         );
-    }
-
-    #[test]
-    fn divisors_are_the_uarts() {
-        for (baud, divisor) in [(115_200, 1), (9_600, 12), (300, 384), (110, 1047)] {
-            assert_eq!(DebugPort { baud }.divisor(), divisor);
-        }
     }
 
     proptest! {

@@ -33,7 +33,7 @@ pub struct IdentityPlan<'a> {
 pub struct IdentityMap {
     root: Hpa,
     zero_root: Hpa,
-    hole: PhysRange,
+    pub(super) hole: PhysRange,
     pages_1g: bool,
     tables: usize,
 }
@@ -114,11 +114,6 @@ impl IdentityMap {
     /// How many tables both views take together.
     pub const fn tables(&self) -> usize {
         self.tables
-    }
-
-    /// The hypervisor's memory, which the main view lacks.
-    pub const fn hole(&self) -> PhysRange {
-        self.hole
     }
 
     /// Maps the page, as large as may be, that holds an address past the

@@ -104,7 +104,7 @@ fn plan(mtrrs: &Mtrrs) -> IdentityPlan<'_> {
 fn check(memory: &Tables, map: &IdentityMap, mtrrs: &Mtrrs, gpa: u64) -> u64 {
     let main = walk(memory, eptp(map.root()), gpa);
     let zero = walk(memory, eptp(map.zero_root()), gpa);
-    if map.hole().contains(gpa) {
+    if map.hole.contains(gpa) {
         assert_eq!(main, None);
         assert_eq!(
             zero,
@@ -192,7 +192,7 @@ fn past_the_limit_on_demand() {
     }
     assert_eq!(map.tables(), memory.tables.len());
     // In the hole, and where the tables would take the address for a lower one.
-    for gpa in [map.hole().start, 1 << 48, (1 << 51) + GIB] {
+    for gpa in [map.hole.start, 1 << 48, (1 << 51) + GIB] {
         let refused = map.map_on_demand(&mut memory, &mtrrs, Gpa::new(gpa));
         assert_eq!(refused, Err(EptError::BadAddress(Gpa::new(gpa))));
     }
@@ -300,7 +300,7 @@ fn what_cannot_be_set_is_refused() {
     let (mtrrs, mut memory) = (mtrrs(), tables(64));
     let mut map = IdentityMap::build(&mut memory, &plan(&mtrrs)).unwrap();
     let before = memory.tables.clone();
-    for gpa in [map.hole().start, map.hole().end - 0x1000, 0x1001, 512 * GIB] {
+    for gpa in [map.hole.start, map.hole.end - 0x1000, 0x1001, 512 * GIB] {
         let refused = map.set_page(&mut memory, Gpa::new(gpa), Hpa::new(0), Permissions::all());
         assert_eq!(refused, Err(EptError::BadAddress(Gpa::new(gpa))));
     }
@@ -370,7 +370,7 @@ proptest! {
             let permissions = if permissions & 3 == 2 { permissions | 1 } else { permissions };
             let (gpa, hpa) = (page << 12, (page ^ to) << 12);
             let set = map.set_page(&mut memory, Gpa::new(gpa), Hpa::new(hpa), Permissions::from_bits_truncate(permissions));
-            prop_assert_eq!(set.is_ok(), !map.hole().contains(gpa));
+            prop_assert_eq!(set.is_ok(), !map.hole.contains(gpa));
             if set.is_ok() {
                 model.insert(gpa, (hpa, permissions));
             }

@@ -30,7 +30,7 @@ impl Memory {
         absent: impl Fn(Gpa) -> E,
     ) -> Result<(), E> {
         for n in 0..len {
-            let at = address.wrapping_add(n as u64);
+            let at = Gpa::new(address.as_u64() + n as u64);
             let page = self.pages.get_mut(&at.page().as_u64()).ok_or(absent(at))?;
             f(n, &mut page[at.page_offset() as usize]);
         }
