@@ -10,7 +10,8 @@ use crate::Field;
 
 /// A VMCS whose fields can be read and written.
 pub trait VmcsAccess {
-    /// The field's value, zero-extended.
+    /// The field's value, zero-extended. Asking for a field that the processor does not
+    /// have leaves [`Field::VM_INSTRUCTION_ERROR`] as it is.
     ///
     /// # Errors
     /// [`VmcsError::Unsupported`] if the processor does not have the field;

@@ -105,15 +105,12 @@ impl FakeVmcs {
         if let Some(error) = self.failure {
             return Err(error);
         }
-        if self.values[field.index()].is_none() {
-            self.note_error(VmInstructionError::UnsupportedComponent);
-        }
         self.values[field.index()]
             .as_mut()
             .ok_or(VmcsError::Unsupported(field))
     }
 
-    /// A failed VMREAD or VMWRITE leaves its number in the VMCS, as on a processor.
+    /// A failed VMWRITE leaves its number in the VMCS, as on a processor.
     fn note_error(&mut self, error: VmInstructionError) {
         if let Some(number) = &mut self.values[Field::VM_INSTRUCTION_ERROR.index()] {
             *number = u64::from(error.raw());

@@ -6,6 +6,8 @@ use core::arch::asm;
 use stillpoint_core::addr::Hpa;
 use vmcs_inspect::{Field, VmInstructionError, VmcsAccess, VmcsError};
 
+use super::fields;
+
 /// A VMX instruction failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VmxFailure {
@@ -126,27 +128,41 @@ pub fn invvpid_all() {
     }
 }
 
-/// This CPU's current VMCS, with every failure told.
+/// VMREAD of a field that the processor may lack, which leaves an error in the VMCS.
+///
+/// # Errors
+/// [`VmxFailure`]
+pub fn vmread(field: Field) -> Result<u64, VmxFailure> {
+    let (value, carry, zero): (u64, u8, u8);
+    // SAFETY: as in `get`.
+    unsafe {
+        asm!("vmread {value}, {field}", "setc {carry}", "setz {zero}",
+             value = out(reg) value, field = in(reg) u64::from(field.encoding()),
+             carry = lateout(reg_byte) carry, zero = lateout(reg_byte) zero,
+             options(nomem, nostack));
+    }
+    outcome(carry, zero).map(|()| value)
+}
+
+/// This CPU's current VMCS, with every failure told. What the processor lacks is not
+/// asked for.
 pub struct Current;
 
 impl VmcsAccess for Current {
     fn read(&mut self, field: Field) -> Result<u64, VmcsError> {
-        let (value, carry, zero): (u64, u8, u8);
-        // SAFETY: as in `get`.
-        unsafe {
-            asm!("vmread {value}, {field}", "setc {carry}", "setz {zero}",
-                 value = out(reg) value, field = in(reg) u64::from(field.encoding()),
-                 carry = lateout(reg_byte) carry, zero = lateout(reg_byte) zero,
-                 options(nomem, nostack));
+        if !fields::has(field) {
+            return Err(VmcsError::Unsupported(field));
         }
-        match outcome(carry, zero) {
-            Ok(()) => Ok(value),
-            Err(VmxFailure::Invalid) => Err(VmcsError::NoCurrentVmcs),
-            Err(VmxFailure::Valid(_)) => Err(VmcsError::Unsupported(field)),
-        }
+        vmread(field).map_err(|failure| match failure {
+            VmxFailure::Invalid => VmcsError::NoCurrentVmcs,
+            VmxFailure::Valid(_) => VmcsError::Unsupported(field),
+        })
     }
 
     fn write(&mut self, field: Field, value: u64) -> Result<(), VmcsError> {
+        if !fields::has(field) {
+            return Err(VmcsError::Unsupported(field));
+        }
         if value > field.width().max_value() {
             return Err(VmcsError::TooWide(field));
         }

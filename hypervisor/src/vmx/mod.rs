@@ -3,6 +3,7 @@
 pub mod entry;
 pub mod ept;
 pub mod exits;
+pub mod fields;
 pub mod guest_state;
 pub mod instructions;
 pub mod io;

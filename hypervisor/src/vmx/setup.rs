@@ -10,7 +10,7 @@ use vmcs_inspect::Field;
 
 use super::instructions::{VmxFailure, set, vmclear, vmptrld, vmxon};
 use super::state::{self, capabilities};
-use super::{entry, ept, io};
+use super::{entry, ept, fields, io};
 use crate::cpu::descriptors::{Selectors, idt_base};
 use crate::cpu::msr;
 use crate::cpu::percpu::PerCpu;
@@ -84,7 +84,7 @@ pub fn plan_input(bootstrap_processor: bool) -> PlanInput {
 /// 25.2 "Format of the VMCS Region").
 fn region() -> Result<Hpa, OutOfFrames> {
     let region = FRAMES.allocate(1)?;
-    let revision = capabilities().basic as u32 & 0x7fff_ffff;
+    let revision = capabilities().vmcs_revision();
     // SAFETY: a fresh frame, in the direct map.
     unsafe { layout::direct(region).cast::<u32>().write(revision) };
     Ok(region)
@@ -118,6 +118,13 @@ pub fn start(cpu: &'static PerCpu, selectors: Selectors) -> Result<ControlValues
         asm!("mov cr0, {}", "mov cr4, {}", in(reg) cr0, in(reg) cr4 | osxsave,
              options(nomem, nostack, preserves_flags));
         vmxon(region()?)?;
+        if cpu.index == 0 {
+            let scratch = region()?;
+            vmclear(scratch)?;
+            vmptrld(scratch)?;
+            fields::probe();
+            vmclear(scratch)?;
+        }
         let vmcs = region()?;
         vmclear(vmcs)?;
         vmptrld(vmcs)?;

@@ -142,8 +142,6 @@ fn write_unreached(out: &mut dyn Write, cpu: usize, error: VmcsError) -> fmt::Re
 /// `vmcs all`: by area, without the fields that the processor does not have.
 fn all_fields(vmcs: &mut dyn VmcsAccess, out: &mut dyn Write, cpu: usize) -> fmt::Result {
     let exit = ExitContext::read(vmcs);
-    // Asking for a field that is not there leaves an error in the VMCS: ask for that first.
-    let instruction_error = vmcs.read(Field::VM_INSTRUCTION_ERROR);
     let mut absent = 0;
     for kind in [
         Kind::GuestState,
@@ -153,11 +151,7 @@ fn all_fields(vmcs: &mut dyn VmcsAccess, out: &mut dyn Write, cpu: usize) -> fmt
     ] {
         writeln!(out, "cpu {cpu}, {kind}:")?;
         for info in Field::all().iter().filter(|info| info.kind == kind) {
-            let value = match info.field {
-                Field::VM_INSTRUCTION_ERROR => instruction_error,
-                field => vmcs.read(field),
-            };
-            match value {
+            match vmcs.read(info.field) {
                 Err(VmcsError::Unsupported(_)) => absent += 1,
                 Err(error) => return write_unreached(out, cpu, error),
                 value => layout::field_line(out, info.field, value, exit)?,
@@ -214,20 +208,13 @@ fn diff(host: &mut dyn VmcsHost, out: &mut dyn Write, cpus: Range<usize>) -> fmt
             )?;
             continue;
         };
-        // The debugger's own search for fields that are not there leaves this error.
-        let ours = Some(u64::from(VmInstructionError::UnsupportedComponent.raw()));
-        let changes = || {
-            before.changes(&now).filter(|change| {
-                change.field != Field::VM_INSTRUCTION_ERROR || change.after != ours
-            })
-        };
-        match changes().count() {
+        match before.changes(&now).count() {
             0 => writeln!(out, "cpu {cpu}: nothing changed since the last stop")?,
             1 => writeln!(out, "cpu {cpu}: 1 field changed since the last stop")?,
             count => writeln!(out, "cpu {cpu}: {count} fields changed since the last stop")?,
         }
         let exit = ExitContext::read(&mut &now);
-        for change in changes() {
+        for change in before.changes(&now) {
             layout::change_line(out, change, exit)?;
         }
     }
@@ -245,8 +232,6 @@ pub fn write_check(
     caps: &Capabilities,
     out: &mut dyn Write,
 ) -> fmt::Result {
-    // Asking for a field that is not there leaves an error in the VMCS: ask for that first.
-    let instruction_error = vmcs.read(Field::VM_INSTRUCTION_ERROR);
     let count = match check(vmcs, caps, &mut |_| {}) {
         Ok(count) => count,
         Err(error) => return layout::error(out, error),
@@ -267,15 +252,11 @@ pub fn write_check(
     if let Err(error) = checked {
         return layout::error(out, error);
     }
-    write_last_failure(vmcs, instruction_error, out)
+    write_last_failure(vmcs, out)
 }
 
 /// Tells of a VM entry that has failed, if the VMCS says so.
-fn write_last_failure(
-    vmcs: &mut dyn VmcsAccess,
-    instruction_error: Result<u64, VmcsError>,
-    out: &mut dyn Write,
-) -> fmt::Result {
+fn write_last_failure(vmcs: &mut dyn VmcsAccess, out: &mut dyn Write) -> fmt::Result {
     if let Ok(raw) = vmcs.read(Field::EXIT_REASON) {
         let reason = ExitReasonField::from_raw(raw as u32);
         if reason.entry_failure() {
@@ -286,7 +267,7 @@ fn write_last_failure(
         }
     }
     // The field keeps the last error for ever, so only those of an entry are told.
-    if let Ok(number) = instruction_error
+    if let Ok(number) = vmcs.read(Field::VM_INSTRUCTION_ERROR)
         && let Some(error) = VmInstructionError::from_raw(number as u32)
         && error.is_entry_failure()
     {

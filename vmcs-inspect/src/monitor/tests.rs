@@ -334,7 +334,7 @@ cpu 2: error: the CPU cannot be asked now
     host.vmcss[0].set(Field::GUEST_RFLAGS, 0);
     host.vmcss[0].set(Field::EXIT_REASON, 0x8000_0021);
     host.vmcss[0].set(Field::VM_INSTRUCTION_ERROR, 7);
-    // A field that the checks ask for and do not find must not hide that error.
+    // Its last failure is told where a field is missing too.
     host.vmcss[0].remove(Field::GUEST_PENDING_DEBUG_EXCEPTIONS);
     assert_eq!(
         host.run("check 0"),
