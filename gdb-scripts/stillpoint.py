@@ -43,6 +43,11 @@ def architecture():
     return gdb.selected_inferior().architecture().name()
 
 
+def quoted(file):
+    """A file's name as one word of a command of GDB's."""
+    return '"%s"' % file.replace("\\", "\\\\").replace('"', '\\"')
+
+
 class Attach(gdb.Command):
     """stillpoint-attach TARGET: attach to a Stillpoint debug line.
 
@@ -98,7 +103,7 @@ without it the one that is loaded is moved.  Use it again after a reboot."""
     @classmethod
     def relocate(cls, file):
         if file is not None:
-            gdb.execute("symbol-file " + file, to_string=True)
+            gdb.execute("symbol-file " + quoted(file), to_string=True)
             cls.moved = (None, 0)
         file = gdb.current_progspace().filename
         found = cls.entry()
@@ -118,7 +123,7 @@ without it the one that is loaded is moved.  Use it again after a reboot."""
             raise gdb.GdbError(
                 "%s does not fit the kernel that runs: %s is %#x" % (file, msr.upper(), entry))
         if offset != before:
-            gdb.execute("symbol-file -o %d %s" % (offset, file), to_string=True)
+            gdb.execute("symbol-file -o %d %s" % (offset, quoted(file)), to_string=True)
         cls.moved = (file, offset)
         print("The kernel is %#x above where it was linked." % offset)
 
@@ -136,7 +141,7 @@ hypervisor (see `info threads`): then `bt` is the hypervisor's stack."""
         arguments = gdb.string_to_argv(argument)
         if len(arguments) != 1:
             raise gdb.GdbError("stillpoint-host needs Stillpoint's image: stillpoint-host FILE")
-        gdb.execute("add-symbol-file " + arguments[0], to_string=True)
+        gdb.execute("add-symbol-file " + quoted(arguments[0]), to_string=True)
         print("The hypervisor's symbols are loaded.")
 
 
@@ -169,6 +174,7 @@ work in each.  64 is the way back."""
     def describe(width):
         """Puts the description of 16-bit or 32-bit registers over the stub's."""
         name = os.path.join(HERE, "stillpoint-%s.xml" % width)
+        # Not quoted: this command takes the rest of the line as it is.
         gdb.execute("set tdesc filename " + name, to_string=True)
 
 

@@ -123,6 +123,43 @@ fn code_and_registers_are_shown_in_sixteen_and_thirty_two_bits_and_back() {
 }
 
 #[test]
+fn files_may_have_spaces_and_quotes_in_their_names() {
+    let folder = std::env::temp_dir().join(format!("still \"point\" {}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let image = folder.join("an image");
+    std::fs::copy(&guest().elf, &image).unwrap();
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gdb-scripts");
+    for name in ["stillpoint.py", "stillpoint_trace.py", "stillpoint-16.xml"] {
+        std::fs::copy(scripts.join(name), folder.join(name)).unwrap();
+    }
+    // In Python, for `source` and the arguments of commands have quoting of their own.
+    let script = format!(
+        "python gdb.execute('source ' + r'{}')",
+        folder.join("stillpoint.py").display()
+    );
+    let name = image.display().to_string().replace('"', "\\\"");
+    let server = Server::start(1);
+    let moved = guest().work + 0x1240_0000;
+    let text = server.gdb(&[
+        &script,
+        &format!("monitor msr lstar {moved}"),
+        &format!("stillpoint-symbols \"{name}\""),
+        "p/x (long)&work",
+        &format!("stillpoint-host \"{name}\""),
+        "stillpoint-arch 16",
+        "show architecture",
+        "stillpoint-arch 64",
+        "detach",
+    ]);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_shows(&text, "The kernel is 0x12400000 above");
+    assert_shows(&text, &format!("$1 = {moved:#x}"));
+    assert_shows(&text, "The hypervisor's symbols are loaded.");
+    assert_shows(&text, "(currently \"i8086\")");
+    server.finish();
+}
+
+#[test]
 fn attach_brings_the_symbols_along() {
     let server = Server::start(1);
     let text = scripted(
