@@ -41,9 +41,9 @@ pub enum Request<'a> {
     Monitor(&'a [u8]),
     /// `vKill`, which wants an answer, as `k` does not.
     Kill,
-    /// `c` and `C`.
+    /// `c` and `C`, from where the machine is.
     Continue,
-    /// `s` and `S`.
+    /// `s` and `S`, from where the CPU is.
     Step,
     /// What an empty answer says is not to be had: watchpoints on reads alone, for
     /// which GDB then tries reads and writes.
@@ -96,8 +96,10 @@ pub fn parse(body: &[u8]) -> Request<'_> {
         b"?" => return Request::StopReason,
         b"qC" => return Request::CurrentThread,
         b"qRcmd" => return Request::Monitor(&[]),
-        [b'c' | b'C', ..] => return Request::Continue,
-        [b's' | b'S', ..] => return Request::Step,
+        b"c" | [b'C', _, _] => return Request::Continue,
+        b"s" | [b'S', _, _] => return Request::Step,
+        // From another address: GDB writes RIP instead.
+        [b'c' | b'C' | b's' | b'S', ..] => return Request::Malformed,
         [b'z' | b'Z', b'3', b',', ..] => return Request::NotOffered,
         _ => {}
     }
@@ -190,7 +192,7 @@ mod tests {
 
     #[test]
     fn each_packet_is_told_apart() {
-        let cases: [(&[u8], Request<'_>); 29] = [
+        let cases: [(&[u8], Request<'_>); 34] = [
             (b"qSupported:multiprocess+;swbreak+", Request::Supported),
             (b"?", Request::StopReason),
             (b"qC", Request::CurrentThread),
@@ -225,6 +227,11 @@ mod tests {
             (b"c", Request::Continue),
             (b"C05", Request::Continue),
             (b"s", Request::Step),
+            (b"S05", Request::Step),
+            (b"c1000", Request::Malformed),
+            (b"C05;1000", Request::Malformed),
+            (b"s1000", Request::Malformed),
+            (b"S05;1000", Request::Malformed),
             (b"Z3,1000,4", Request::NotOffered),
             (b"Z2,1000,4", Request::Other),
             (b"m1000,4", Request::Other),
