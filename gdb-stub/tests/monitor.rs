@@ -50,6 +50,8 @@ the CPU of GDB's current thread is meant (thread N is CPU N-1).
         assert!(help.lines().count() >= 2, "{help}");
     }
     assert!(run_new("help vmcs").contains("vmcs check [CPU]"));
+    assert_eq!(run_new("help rdmsr"), run_new("help msr"));
+    assert_eq!(run_new("help arch16"), run_new("help arch"));
 }
 
 #[test]

@@ -224,6 +224,12 @@ impl<M: Machine> Command<M> {
     ];
 
     fn find(name: &str) -> Option<Self> {
+        // GDB users know these by other names.
+        let name = match name {
+            "arch16" | "arch32" | "arch64" => "arch",
+            "rdmsr" | "wrmsr" => "msr",
+            other => other,
+        };
         Self::TABLE.into_iter().find(|command| command.name == name)
     }
 }
@@ -244,12 +250,6 @@ fn run_text<M: Machine>(
 ) -> fmt::Result {
     let mut arguments = Arguments::new(text);
     let name = arguments.next().unwrap_or("help");
-    // GDB users know these by other names.
-    let name = match name {
-        "arch16" | "arch32" | "arch64" => "arch",
-        "rdmsr" | "wrmsr" => "msr",
-        other => other,
-    };
     let Some(command) = Command::<M>::find(name) else {
         return writeln!(
             out,
