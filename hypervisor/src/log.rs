@@ -7,11 +7,12 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use heapless::{String, Vec};
+use spin::Mutex;
 use stillpoint_core::cmdline::LogPort;
 use stillpoint_trace::{Printed, Ring, Turn, merge};
 
 use crate::cpu::{percpu, tsc};
-use crate::serial::{COM1, Serial};
+use crate::serial::{COM1, Serial, Settings};
 
 /// Lines that one CPU keeps.
 const LINES: usize = 64;
@@ -19,31 +20,15 @@ const LINES: usize = 64;
 /// Bytes of a line; longer ones are cut.
 pub const LINE_BYTES: usize = 200;
 
-/// Words of a record: time, kind, argument, text. The kind is [`TEXT`] or an event in
-/// the low byte; above it, of a line for the console, which one of its CPU's.
-const WORDS: usize = 3 + LINE_BYTES / 8;
-
-/// A line of text.
-const TEXT: u64 = 0;
+/// Words of a record: time; of a line for the console, which one of its CPU's, else 0;
+/// text.
+const WORDS: usize = 2 + LINE_BYTES / 8;
 
 /// Logs one line.
 macro_rules! log {
     ($($argument:tt)*) => { $crate::log::line(format_args!($($argument)*)) };
 }
 pub(crate) use log;
-
-/// A kind of line that is made when it is read: what happens often is
-/// recorded as a number, and costs a few stores.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Event {
-    /// The TEST hypercall, with its argument.
-    TestHypercall = 1,
-    /// The guest read the hypervisor's memory, at this guest-physical address.
-    RangeRead = 2,
-    /// The guest wrote there.
-    RangeWrite = 3,
-}
 
 /// The last lines of one CPU.
 pub struct LogRing {
@@ -71,8 +56,8 @@ impl LogRing {
         };
         let mut words = [0; WORDS];
         words[0] = tsc();
-        words[1] = TEXT | number << 8;
-        for (word, bytes) in words[3..].iter_mut().zip(text.as_bytes().chunks(8)) {
+        words[1] = number;
+        for (word, bytes) in words[2..].iter_mut().zip(text.as_bytes().chunks(8)) {
             let mut eight = [0; 8];
             eight[..bytes.len()].copy_from_slice(bytes);
             *word = u64::from_le_bytes(eight);
@@ -83,7 +68,7 @@ impl LogRing {
     /// Puts what is left for the console there. Called by whose turn it is.
     fn print(&self, cpu: usize) {
         self.printed.print(&self.ring, |words| {
-            let number = words[1] >> 8;
+            let number = words[1];
             if number == 0 {
                 return;
             }
@@ -99,33 +84,14 @@ impl LogRing {
     }
 }
 
-fn decode(words: &[u64; WORDS]) -> LogLine {
-    let [time, kind, argument, text @ ..] = words;
-    let mut line = String::new();
-    let written = match kind & 0xff {
-        1 => write!(line, "TEST hypercall, argument {argument:#x}"),
-        2 => write!(
-            line,
-            "the guest read the hypervisor's memory at {argument:#x}: zeros"
-        ),
-        3 => write!(
-            line,
-            "the guest wrote the hypervisor's memory at {argument:#x}: #GP"
-        ),
-        _ => {
-            let all = text.iter().flat_map(|word| word.to_le_bytes());
-            let bytes: Vec<u8, LINE_BYTES> = all.take_while(|byte| *byte != 0).collect();
-            // A cut may have split a character; the log is ASCII but for guests' bytes.
-            let valid =
-                core::str::from_utf8(&bytes).map_or_else(|e| e.valid_up_to(), |whole| whole.len());
-            line.write_str(core::str::from_utf8(&bytes[..valid]).unwrap_or(""))
-        }
-    };
-    let _cut = written;
-    LogLine {
-        time: *time,
-        text: line,
-    }
+fn decode([time, _, text @ ..]: &[u64; WORDS]) -> LogLine {
+    let all = text.iter().flat_map(|word| word.to_le_bytes());
+    let bytes: Vec<u8, LINE_BYTES> = all.take_while(|byte| *byte != 0).collect();
+    // A cut may have split a character; the log is ASCII but for guests' bytes.
+    let valid = core::str::from_utf8(&bytes).map_or_else(|e| e.valid_up_to(), |whole| whole.len());
+    let mut text = String::new();
+    let _fits = text.push_str(core::str::from_utf8(&bytes[..valid]).unwrap_or(""));
+    LogLine { time: *time, text }
 }
 
 /// Where lines go besides the ring: one of the numbers below.
@@ -149,17 +115,28 @@ pub fn open_console(port: LogPort) {
     CONSOLE_ON.store(true, Ordering::Release);
 }
 
+/// The UART as the guest had set it up, while the hypervisor has it back.
+static GUESTS_UART: Mutex<Option<Settings>> = Mutex::new(None);
+
 /// The guest owns the console from now on.
 pub fn leave_console() {
     CONSOLE_ON.store(false, Ordering::Relaxed);
+    if let Some(settings) = GUESTS_UART.try_lock().and_then(|mut guests| guests.take()) {
+        settings.restore(COM1);
+    }
 }
 
 /// The hypervisor cannot go on: what it has to say goes to COM1 again, whatever
 /// the guest was doing with it, and whatever this CPU was doing with the log.
 pub fn retake_console() {
     let was_on = CONSOLE_ON.load(Ordering::Acquire);
-    if CONSOLE.load(Ordering::Acquire) == NO_CONSOLE {
-        open_console(LogPort::Com1);
+    if !was_on && let Some(mut guests) = GUESTS_UART.try_lock() {
+        *guests = Some(Settings::of(COM1));
+    }
+    // What cannot go on is said on COM1, wherever the log went before.
+    if (!was_on || CONSOLE.load(Ordering::Acquire) != SERIAL) && Serial::new(COM1, 115_200).is_ok()
+    {
+        CONSOLE.store(SERIAL, Ordering::Release);
     }
     CONSOLE_ON.store(true, Ordering::Release);
     let mut in_a_line = !was_on;
@@ -207,14 +184,6 @@ pub fn line(arguments: fmt::Arguments<'_>) {
             }
         });
     }
-}
-
-/// Records an event that is spelled out when it is read.
-pub fn event(event: Event, argument: u64) {
-    percpu::this()
-        .log
-        .ring
-        .record([tsc(), event as u64, argument]);
 }
 
 /// The console, byte by byte. Used by whose turn it is, or by the only CPU.

@@ -5,6 +5,7 @@ use gdb_stub::SerialPort;
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
 use uart_16550::{BaudRate, Config, Uart16550};
+use x86_64::instructions::port::Port;
 
 use crate::clock;
 
@@ -50,6 +51,64 @@ impl Serial {
     /// Sends all, waiting as long as it takes.
     pub fn write(&mut self, bytes: &[u8]) {
         self.0.send_bytes_exact(bytes);
+    }
+}
+
+/// What a guest has set a UART up for, but for the FIFOs, which cannot be read.
+pub struct Settings {
+    line: u8,
+    interrupts: u8,
+    modem: u8,
+    divisor: [u8; 2],
+}
+
+/// Registers of a UART, as offsets of their ports: DATA and INTERRUPTS are the
+/// divisor's two bytes while DLAB, the top bit of LINE, is set.
+const DATA: u16 = 0;
+const INTERRUPTS: u16 = 1;
+const LINE: u16 = 3;
+const MODEM: u16 = 4;
+const DLAB: u8 = 0x80;
+
+fn register(uart: u16, offset: u16) -> Port<u8> {
+    Port::new(uart + offset)
+}
+
+impl Settings {
+    /// Of the UART at a port.
+    pub fn of(uart: u16) -> Self {
+        // SAFETY: a UART's registers, or ports where nothing is; LINE is put back.
+        unsafe {
+            let line = register(uart, LINE).read();
+            register(uart, LINE).write(line | DLAB);
+            let divisor = [
+                register(uart, DATA).read(),
+                register(uart, INTERRUPTS).read(),
+            ];
+            register(uart, LINE).write(line & !DLAB);
+            let interrupts = register(uart, INTERRUPTS).read();
+            register(uart, LINE).write(line);
+            Self {
+                line,
+                interrupts,
+                modem: register(uart, MODEM).read(),
+                divisor,
+            }
+        }
+    }
+
+    /// Makes them so again.
+    pub fn restore(&self, uart: u16) {
+        // SAFETY: as in `of`.
+        unsafe {
+            register(uart, LINE).write(DLAB);
+            register(uart, DATA).write(self.divisor[0]);
+            register(uart, INTERRUPTS).write(self.divisor[1]);
+            register(uart, LINE).write(self.line & !DLAB);
+            register(uart, INTERRUPTS).write(self.interrupts);
+            register(uart, MODEM).write(self.modem);
+            register(uart, LINE).write(self.line);
+        }
     }
 }
 

@@ -14,12 +14,12 @@ use stillpoint_trace::TraceRing;
 
 use super::descriptors::{Descriptors, IST_STACKS};
 use super::msr;
-use crate::RENDEZVOUS;
 use crate::debug::remote::RequestSlot;
-use crate::log::{self, LogRing};
+use crate::log::LogRing;
 use crate::memory::frames::{FRAMES, OutOfFrames};
 use crate::memory::layout;
 use crate::vmx::vcpu::{Published, Vcpu};
+use crate::{RENDEZVOUS, trace};
 
 /// The most CPUs that the hypervisor runs on.
 pub const MAX_CPUS: usize = gdb_stub::machine::MAX_CPUS;
@@ -77,13 +77,13 @@ pub const WORD_OFFSET: usize = core::mem::offset_of!(PerCpu, word);
 impl PerCpu {
     /// The guest of this CPU read the hypervisor's memory, and saw zeros.
     pub fn count_range_read(&self, gpa: u64) {
-        log::event(log::Event::RangeRead, gpa);
+        trace::event(trace::Event::RangeRead { gpa });
         self.range_reads.fetch_add(1, Relaxed);
     }
 
     /// The guest of this CPU wrote the hypervisor's memory, and gets #GP.
     pub fn count_range_write(&self, gpa: u64) {
-        log::event(log::Event::RangeWrite, gpa);
+        trace::event(trace::Event::RangeWrite { gpa });
         self.range_writes.fetch_add(1, Relaxed);
     }
 }

@@ -67,6 +67,16 @@ pub enum Event {
         /// RCX.
         argument: u64,
     },
+    /// The guest read the hypervisor's memory, and saw zeros.
+    RangeRead {
+        /// Guest-physical address.
+        gpa: u64,
+    },
+    /// The guest wrote the hypervisor's memory, and gets #GP.
+    RangeWrite {
+        /// Guest-physical address.
+        gpa: u64,
+    },
     /// This CPU waits for a SIPI.
     Parked,
     /// A SIPI started this CPU.
@@ -126,6 +136,8 @@ mod kind {
     pub const UNPARKED: u64 = 14;
     pub const DEBUGGER_STOPPED: u64 = 15;
     pub const DEBUGGER_RESUMED: u64 = 16;
+    pub const RANGE_READ: u64 = 17;
+    pub const RANGE_WRITE: u64 = 18;
 }
 
 impl Event {
@@ -157,6 +169,8 @@ impl Event {
             Self::Hypercall { command, argument } => {
                 words(kind::HYPERCALL, u64::from(command), argument, 0)
             }
+            Self::RangeRead { gpa } => words(kind::RANGE_READ, 0, gpa, 0),
+            Self::RangeWrite { gpa } => words(kind::RANGE_WRITE, 0, gpa, 0),
             Self::Parked => words(kind::PARKED, 0, 0, 0),
             Self::Unparked { vector } => words(kind::UNPARKED, u64::from(vector), 0, 0),
             Self::DebuggerStopped(cause) => words(kind::DEBUGGER_STOPPED, cause as u64, 0, 0),
@@ -213,6 +227,8 @@ impl Record {
                 command: small as u32,
                 argument: first,
             },
+            kind::RANGE_READ => Event::RangeRead { gpa: first },
+            kind::RANGE_WRITE => Event::RangeWrite { gpa: first },
             kind::PARKED => Event::Parked,
             kind::UNPARKED => Event::Unparked {
                 vector: small as u8,
@@ -285,6 +301,8 @@ impl fmt::Display for Text {
             Event::Hypercall { command, argument } => {
                 write!(f, "hypercall {command:#x}, argument {argument:#x}")
             }
+            Event::RangeRead { gpa } => write!(f, "hypervisor's memory read at {gpa:#x}: zeros"),
+            Event::RangeWrite { gpa } => write!(f, "hypervisor's memory written at {gpa:#x}: #GP"),
             Event::Parked => f.write_str("parked"),
             Event::Unparked { vector } => write!(f, "started by SIPI, vector {vector:#04x}"),
             Event::DebuggerStopped(cause) => write!(f, "debugger stops: {cause}"),
@@ -381,6 +399,14 @@ mod tests {
                 },
                 "hypercall 0xffffffff, argument 0xffffffffffffffff",
             ),
+            (
+                Event::RangeRead { gpa: u64::MAX },
+                "hypervisor's memory read at 0xffffffffffffffff: zeros",
+            ),
+            (
+                Event::RangeWrite { gpa: 0x1000 },
+                "hypervisor's memory written at 0x1000: #GP",
+            ),
             (Event::Parked, "parked"),
             (
                 Event::Unparked { vector: 0x9a },
@@ -427,7 +453,7 @@ mod tests {
 
     #[test]
     fn other_words_are_no_event() {
-        for tag in [17 << 32, 1 << 63, 1 << 32 | 3, 2 << 32 | 9, 15 << 32 | 5] {
+        for tag in [19 << 32, 1 << 63, 1 << 32 | 3, 2 << 32 | 9, 15 << 32 | 5] {
             assert_eq!(Record::decode([1, tag, 0, 0]), None, "{tag:#x}");
         }
     }

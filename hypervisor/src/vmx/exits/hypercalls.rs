@@ -4,8 +4,8 @@ use stillpoint_abi::{Hypercall, HypercallResult};
 use stillpoint_core::registers::Gpr;
 
 use crate::memory::bios;
+use crate::trace;
 use crate::vmx::vcpu::Vcpu;
-use crate::{log, trace};
 
 /// Exit reason 18.
 pub fn handle(vcpu: &mut Vcpu) {
@@ -20,10 +20,7 @@ pub fn handle(vcpu: &mut Vcpu) {
         return crate::test_hooks::handle(vcpu, hook);
     }
     let result = match Hypercall::from_command(command) {
-        Some(Hypercall::Test) => {
-            log::event(log::Event::TestHypercall, argument);
-            HypercallResult::Success
-        }
+        Some(Hypercall::Test) => HypercallResult::Success,
         _ => HypercallResult::Failure,
     };
     vcpu.registers.gprs[Gpr::Rax] = result.code();
