@@ -3,7 +3,7 @@
 //! The hypervisor reads the MSRs once at start and hands the values to the checks;
 //! they also tell which bits of each control may be set.
 
-use crate::{CpuidFacts, ExitControls, PinBasedControls, PrimaryControls, SecondaryControls};
+use crate::{CpuidFacts, ExitControls, PrimaryControls, SecondaryControls};
 
 /// The indices of the VMX capability MSRs.
 ///
@@ -206,11 +206,6 @@ impl Capabilities {
     /// The settings allowed for the VM-entry controls.
     pub const fn entry(&self) -> AllowedSettings {
         AllowedSettings::from_msr(self.entry_ctls)
-    }
-
-    /// Whether the processor has virtual NMIs.
-    pub const fn has_virtual_nmis(&self) -> bool {
-        self.pin_based().allowed1 & PinBasedControls::VIRTUAL_NMIS.bits() != 0
     }
 
     /// The VMCS revision identifier: IA32_VMX_BASIC\[30:0\].

@@ -123,25 +123,6 @@ reasons! {
     Wrmsrlist = 79, "WRMSRLIST";
 }
 
-impl ExitReason {
-    /// Whether the VM-exit instruction length is valid after such an exit (an exit
-    /// by the instruction itself, taken as a fault).
-    ///
-    /// For [`TaskSwitch`](ExitReason::TaskSwitch) and
-    /// [`ExceptionOrNmi`](ExitReason::ExceptionOrNmi) it depends on what caused them; those are
-    /// not counted here.
-    ///
-    /// Source: Intel SDM, vol. 3, section 28.2.5, "Information for VM Exits Due to
-    /// Instruction Execution".
-    pub const fn is_instruction(self) -> bool {
-        matches!(
-            self.raw(),
-            10..=32 | 36 | 39 | 40 | 46 | 47 | 50 | 51 | 53..=55 | 57..=61 | 63..=65 | 67..=70
-                | 72 | 73 | 76..=79
-        )
-    }
-}
-
 impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
@@ -272,40 +253,5 @@ mod tests {
             "unknown reason 71"
         );
         assert_eq!(ExitReasonField::from_raw(18).to_string(), "VMCALL");
-    }
-
-    #[test]
-    fn only_instructions_have_a_length() {
-        use ExitReason::*;
-        for reason in [
-            Cpuid,
-            Vmcall,
-            Wrmsr,
-            IoInstruction,
-            Xsetbv,
-            Invept,
-            Wrmsrlist,
-        ] {
-            assert!(reason.is_instruction(), "{reason}");
-        }
-        for reason in [
-            ExternalInterrupt,
-            TripleFault,
-            InitSignal,
-            StartUpIpi,
-            NmiWindow,
-            EptViolation,
-            MonitorTrapFlag,
-            PreemptionTimerExpired,
-            ApicWrite,
-            BusLock,
-            EntryFailureGuestState,
-            TprBelowThreshold,
-            ApicAccess,
-            PageModificationLogFull,
-            VirtualizedEoi,
-        ] {
-            assert!(!reason.is_instruction(), "{reason}");
-        }
     }
 }

@@ -27,7 +27,7 @@ mod tests;
 
 use core::fmt;
 
-pub use rule::{Rule, Section, Stage};
+pub use rule::{Rule, Section};
 
 use crate::{
     Capabilities, EntryControls, ExitControls, Field, InterruptionInfo, PinBasedControls,

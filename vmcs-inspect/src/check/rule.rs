@@ -4,31 +4,8 @@
 
 use core::fmt;
 
-/// When during a VM entry a rule is checked, which decides how the entry fails.
-///
-/// Source: Intel SDM, vol. 3, chapter 27, "VM Entries".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// VMX controls: VMfailValid with error 7.
-    Controls,
-    /// The host-state area: VMfailValid with error 8.
-    HostState,
-    /// The guest-state area: a VM exit with reason 33 and bit 31 set.
-    GuestState,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Stage::Controls => "controls",
-            Stage::HostState => "host state",
-            Stage::GuestState => "guest state",
-        })
-    }
-}
-
 macro_rules! sections {
-    ($( $Name:ident = $number:literal, $Stage:ident, $title:literal; )+) => {
+    ($( $Name:ident = $number:literal, $title:literal; )+) => {
         /// A section of the SDM, vol. 3, that states rules for VM entry.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Section {
@@ -43,33 +20,23 @@ macro_rules! sections {
             pub const fn number(self) -> &'static str {
                 match self { $( Section::$Name => $number, )+ }
             }
-
-            /// The section's title.
-            pub const fn title(self) -> &'static str {
-                match self { $( Section::$Name => $title, )+ }
-            }
-
-            /// When the section's rules are checked.
-            pub const fn stage(self) -> Stage {
-                match self { $( Section::$Name => Stage::$Stage, )+ }
-            }
         }
     };
 }
 
 sections! {
-    ExecutionControls = "27.2.1.1", Controls, "VM-Execution Control Fields";
-    ExitControls = "27.2.1.2", Controls, "VM-Exit Control Fields";
-    EntryControls = "27.2.1.3", Controls, "VM-Entry Control Fields";
-    HostRegisters = "27.2.2", HostState, "Checks on Host Control Registers, MSRs, and SSP";
-    HostSegments = "27.2.3", HostState, "Checks on Host Segment and Descriptor-Table Registers";
-    AddressSpaceSize = "27.2.4", HostState, "Checks Related to Address-Space Size";
-    GuestRegisters = "27.3.1.1", GuestState, "Checks on Guest Control Registers, Debug Registers, and MSRs";
-    GuestSegments = "27.3.1.2", GuestState, "Checks on Guest Segment Registers";
-    GuestDescriptorTables = "27.3.1.3", GuestState, "Checks on Guest Descriptor-Table Registers";
-    GuestRipRflagsSsp = "27.3.1.4", GuestState, "Checks on Guest RIP, RFLAGS, and SSP";
-    GuestNonRegister = "27.3.1.5", GuestState, "Checks on Guest Non-Register State";
-    GuestPdptes = "27.3.1.6", GuestState, "Checks on Guest Page-Directory-Pointer-Table Entries";
+    ExecutionControls = "27.2.1.1", "VM-Execution Control Fields";
+    ExitControls = "27.2.1.2", "VM-Exit Control Fields";
+    EntryControls = "27.2.1.3", "VM-Entry Control Fields";
+    HostRegisters = "27.2.2", "Checks on Host Control Registers, MSRs, and SSP";
+    HostSegments = "27.2.3", "Checks on Host Segment and Descriptor-Table Registers";
+    AddressSpaceSize = "27.2.4", "Checks Related to Address-Space Size";
+    GuestRegisters = "27.3.1.1", "Checks on Guest Control Registers, Debug Registers, and MSRs";
+    GuestSegments = "27.3.1.2", "Checks on Guest Segment Registers";
+    GuestDescriptorTables = "27.3.1.3", "Checks on Guest Descriptor-Table Registers";
+    GuestRipRflagsSsp = "27.3.1.4", "Checks on Guest RIP, RFLAGS, and SSP";
+    GuestNonRegister = "27.3.1.5", "Checks on Guest Non-Register State";
+    GuestPdptes = "27.3.1.6", "Checks on Guest Page-Directory-Pointer-Table Entries";
 }
 
 macro_rules! rules {

@@ -85,8 +85,6 @@ pub struct FieldInfo {
     pub field: Field,
     /// The name of its constant in [`Field`], in capitals.
     pub name: &'static str,
-    /// The SDM's name for it.
-    pub title: &'static str,
     /// How wide it is.
     pub width: Width,
     /// Which area it belongs to.
@@ -144,11 +142,6 @@ impl Field {
         self.info().name
     }
 
-    /// The SDM's name: `Guest RIP`.
-    pub fn title(self) -> &'static str {
-        self.info().title
-    }
-
     /// Everything that is known of the field.
     pub fn info(self) -> &'static FieldInfo {
         &table::TABLE[self.index()]
@@ -201,7 +194,6 @@ mod tests {
         for (i, a) in Field::all().iter().enumerate() {
             for b in &Field::all()[i + 1..] {
                 assert_ne!(a.name, b.name);
-                assert_ne!(a.title, b.title);
             }
         }
         assert_eq!(Field::all().len(), Field::COUNT);

@@ -26,7 +26,6 @@ macro_rules! fields {
                 FieldInfo {
                     field: Field($encoding),
                     name: stringify!($name),
-                    title: $title,
                     width: Width::$width,
                     kind: Kind::$kind,
                 },
