@@ -99,12 +99,6 @@ pub fn read(vcpu: &Vcpu, out: &mut Registers) {
     out.fxsave.set_mxcsr(vcpu.registers.mxcsr);
 }
 
-/// Sign-extends from the linear-address width.
-fn is_canonical(address: u64) -> bool {
-    let shift = 64 - u32::from(state::capabilities().cpuid.linear_address_width);
-    ((address << shift) as i64 >> shift) as u64 == address
-}
-
 /// Intel SDM vol. 3, 4.4 "PAE Paging".
 fn pae_paging(registers: &Registers) -> bool {
     const CR0_PG: u64 = 1 << 31;
@@ -132,10 +126,11 @@ pub fn write(vcpu: &mut Vcpu, new: &Registers) -> Result<(), MachineError> {
     read(vcpu, &mut old);
     let fail = |register| Err(MachineError::BadValue(register));
 
+    let capabilities = state::capabilities();
     let long = vcpu.in_64_bit_code();
     if new.rip != old.rip
         && !(if long {
-            is_canonical(new.rip)
+            capabilities.is_canonical(new.rip)
         } else {
             new.rip >> 32 == 0
         })
@@ -155,7 +150,7 @@ pub fn write(vcpu: &mut Vcpu, new: &Registers) -> Result<(), MachineError> {
     let cr4 = (new.cr4 != old.cr4)
         .then(|| control(fixed.mov_to_cr4(&modes, new.cr4), Register::Cr4))
         .transpose()?;
-    let width = state::capabilities().cpuid.physical_address_width;
+    let width = capabilities.cpuid.physical_address_width;
     // Under PAE paging the processor would load four more registers from there.
     if new.cr3 != old.cr3 && (new.cr3 >> width != 0 || pae_paging(&old)) {
         return fail(Register::Cr3);
@@ -166,7 +161,10 @@ pub fn write(vcpu: &mut Vcpu, new: &Registers) -> Result<(), MachineError> {
         return fail(Register::Efer);
     }
     let bases = [new.fs.base, new.gs.base, new.kernel_gs_base];
-    if bases.into_iter().any(|base| !is_canonical(base)) {
+    if bases
+        .into_iter()
+        .any(|base| !capabilities.is_canonical(base))
+    {
         return fail(Register::SegmentBase);
     }
     let segments = |r: &Registers| [r.cs, r.ss, r.ds, r.es];
