@@ -22,6 +22,11 @@ pub const MAX_CPUS: usize = 32;
 pub struct CpuIndex(pub u16);
 
 impl CpuIndex {
+    /// The CPUs of a machine with `count` of them, in order.
+    pub fn all(count: usize) -> impl Iterator<Item = Self> + Clone {
+        (0..count).map_while(|n| u16::try_from(n).ok()).map(Self)
+    }
+
     /// The index as one into an array that has an element per CPU.
     pub const fn as_usize(self) -> usize {
         self.0 as usize

@@ -453,11 +453,11 @@ impl<S: SerialPort> Session<S> {
     /// Before the machine moves: the debug registers are set, the VMCSs remembered.
     fn prepare_to_move<M: Machine>(&mut self, machine: &mut M) {
         self.apply_hardware(machine);
-        let cpus = (0..machine.cpu_count()).filter_map(|n| u16::try_from(n).ok());
+        let cpus = CpuIndex::all(machine.cpu_count());
         for (snapshot, cpu) in self.history.iter_mut().zip(cpus) {
             *snapshot = VmcsSnapshot::empty();
             // A CPU that cannot be asked has no history.
-            let _ = machine.with_vmcs(CpuIndex(cpu), &mut |vmcs| {
+            let _ = machine.with_vmcs(cpu, &mut |vmcs| {
                 let _ = snapshot.capture(vmcs);
             });
         }

@@ -246,10 +246,8 @@ impl<M: Machine> MultiThreadBase for StubTarget<'_, M> {
 
 /// All CPUs, the one that the stop arose on first: clients take the first for it.
 pub fn stopped_first(stopped: CpuIndex, count: usize) -> impl Iterator<Item = CpuIndex> {
-    let others = (0..count)
-        .filter_map(|n| u16::try_from(n).ok())
-        .map(CpuIndex);
-    core::iter::once(stopped).chain(others.filter(move |&cpu| cpu != stopped))
+    let others = CpuIndex::all(count).filter(move |&cpu| cpu != stopped);
+    core::iter::once(stopped).chain(others)
 }
 
 impl<M: Machine> SingleRegisterAccess<Tid> for StubTarget<'_, M> {

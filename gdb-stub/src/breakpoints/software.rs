@@ -222,9 +222,8 @@ fn translate_anywhere<M: Machine>(
     if on_this.is_ok() || in_hypervisor {
         return on_this;
     }
-    (0..machine.cpu_count())
-        .filter_map(|n| u16::try_from(n).ok())
-        .find_map(|n| memory::translate(machine, CpuIndex(n), gva).ok())
+    CpuIndex::all(machine.cpu_count())
+        .find_map(|cpu| memory::translate(machine, cpu, gva).ok())
         .map_or(on_this, Ok)
 }
 

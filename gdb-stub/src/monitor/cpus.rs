@@ -16,10 +16,7 @@ pub fn cpus<'a, M: Machine>(
     let stop = context.debug.stop;
     write_stop(&*context.machine, stop, out)?;
     writeln!(out)?;
-    for cpu in (0..context.machine.cpu_count())
-        .filter_map(|n| u16::try_from(n).ok())
-        .map(CpuIndex)
-    {
+    for cpu in CpuIndex::all(context.machine.cpu_count()) {
         let mark = if cpu == stop.cpu { '*' } else { ' ' };
         write!(out, "{mark} CPU {cpu}  ")?;
         let mut registers = Registers::default();

@@ -111,9 +111,7 @@ fn write_ledger(machine: &impl Machine, out: &mut dyn Write) -> fmt::Result {
     }
     writeln!(out)?;
     let mut totals = [0_u64; COLUMNS.len()];
-    let cpus = (0..machine.cpu_count())
-        .filter_map(|n| u16::try_from(n).ok())
-        .map(CpuIndex);
+    let cpus = CpuIndex::all(machine.cpu_count());
     // What is printed is what is judged, so that the person can do the sum.
     let mut verdicts: [Option<Imbalance>; MAX_CPUS] = [const { None }; MAX_CPUS];
     for (cpu, verdict) in cpus.clone().zip(&mut verdicts) {

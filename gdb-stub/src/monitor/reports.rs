@@ -52,10 +52,7 @@ pub fn exits<'a, M: Machine>(
         Some(_) => Some(arguments.cpu(context.debug.current, count)?),
         None => None,
     };
-    for cpu in (0..count)
-        .filter_map(|n| u16::try_from(n).ok())
-        .map(CpuIndex)
-    {
+    for cpu in CpuIndex::all(count) {
         if only.is_some_and(|only| only != cpu) {
             continue;
         }
