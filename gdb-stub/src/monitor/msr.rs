@@ -2,7 +2,9 @@
 
 use core::fmt::Write;
 
-use super::arguments::{parse_cpu, parse_number};
+use vmcs_inspect::monitor::number;
+
+use super::arguments::parse_cpu;
 use super::{Arguments, CommandError, CommandResult, Context};
 use crate::machine::Machine;
 
@@ -55,7 +57,7 @@ pub fn run<'a, M: Machine>(
         if let Some(number) = word.strip_prefix('@') {
             cpu = parse_cpu(number, context.machine.cpu_count())?;
         } else if value.is_none() {
-            value = Some(parse_number(word).ok_or(CommandError::NotANumber(word))?);
+            value = Some(number(word).ok_or(CommandError::NotANumber(word))?);
         } else {
             return Err(CommandError::Unexpected(word));
         }
@@ -98,7 +100,7 @@ fn parse_msr(word: &str) -> Option<u32> {
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(bare))
         .map(|&(_, number)| number)
-        .or_else(|| parse_number(word).and_then(|number| u32::try_from(number).ok()))
+        .or_else(|| number(word).and_then(|number| u32::try_from(number).ok()))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use core::fmt;
 use core::str::SplitAsciiWhitespace;
 
+use super::{cpu_number, number};
+
 /// A command, taken apart. Fields are still words; CPU numbers are not checked yet.
 #[derive(Clone, Debug)]
 pub(super) enum Command<'a> {
@@ -82,11 +84,7 @@ pub(super) fn parse(args: &str) -> Result<Command<'_>, CommandError<'_>> {
 }
 
 fn cpu(word: &str) -> Result<usize, CommandError<'_>> {
-    let digits = word.bytes().all(|byte| byte.is_ascii_digit());
-    match word.parse() {
-        Ok(cpu) if digits => Ok(cpu),
-        _ => Err(CommandError::BadCpu(word)),
-    }
+    cpu_number(word).ok_or(CommandError::BadCpu(word))
 }
 
 /// What is left must be nothing or one CPU number.
@@ -136,26 +134,6 @@ fn set(mut words: SplitAsciiWhitespace<'_>, force: bool) -> Result<Command<'_>, 
     })
 }
 
-/// A number, in decimal or with `0x` in hexadecimal; `_` may stand between digits.
-fn number(word: &str) -> Option<u64> {
-    let hex = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
-    let (digits, radix) = match hex {
-        Some(digits) => (digits, 16),
-        None => (word, 10),
-    };
-    let mut value: Option<u64> = None;
-    for character in digits.chars().filter(|c| *c != '_') {
-        let digit = u64::from(character.to_digit(radix)?);
-        value = Some(
-            value
-                .unwrap_or(0)
-                .checked_mul(u64::from(radix))?
-                .checked_add(digit)?,
-        );
-    }
-    value
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -163,25 +141,6 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-
-    #[test]
-    fn numbers() {
-        assert_eq!(number("16"), Some(16));
-        assert_eq!(number("0x10"), Some(16));
-        assert_eq!(number("0xffff_ffff_ffff_ffff"), Some(u64::MAX));
-        assert_eq!(number("18446744073709551615"), Some(u64::MAX));
-        for bad in [
-            "",
-            "0x",
-            "_",
-            "-1",
-            "1f",
-            "0x10000000000000000",
-            "18446744073709551616",
-        ] {
-            assert_eq!(number(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_last_number_is_a_cpu() {

@@ -11,11 +11,13 @@ mod overview;
 mod set;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use core::fmt::{self, Write};
 use core::ops::Range;
 
 pub use host::{NmiLedger, VmcsHost};
+pub use words::{cpu_number, number};
 
 use crate::decode::ExitContext;
 use crate::{
