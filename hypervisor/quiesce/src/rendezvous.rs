@@ -40,11 +40,11 @@ const NOBODY: u32 = u32::MAX;
 
 /// The state of the protocol, shared by all CPUs.
 ///
-/// Every access is sequentially consistent. The protocol rests on two pairs of
-/// "write mine, then read yours": the owner writes the generation and then
-/// reads a CPU's word, while that CPU changes its word (takes a kick, leaves the
-/// parked state) and then reads the generation. At least one of the two sees the
-/// other, which acquire and release alone would not promise.
+/// Every access is sequentially consistent, which is more than is needed: where two
+/// sides could miss each other, both change the same word. The owner writes the
+/// generation and then asks a CPU by its word, while that CPU changes its word
+/// (enters, parks, unparks, takes an NMI) and then reads the generation; whichever
+/// change is second sees the first.
 pub struct Rendezvous<const N: usize> {
     /// Odd while a stop is in force; each stop is a new odd number, each release
     /// the next even one. It only grows, so nobody can mistake the stop that it

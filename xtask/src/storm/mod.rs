@@ -117,6 +117,9 @@ pub fn run(storm: &Combination, tally: &mut Tally) -> Result<()> {
             total.lost == 0 && total.invented == 0,
             "NMIs were lost or invented:\n{tally}"
         );
+        if let Some(met) = tally.too_many_met_a_stop() {
+            bail!("{met} NMIs met a stop, too many to be chance:\n{tally}");
+        }
         ensure!(
             storm.kind == Kind::Suite || tally.counted("attaches") != 0,
             "no debugger came"
