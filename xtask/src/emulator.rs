@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::net;
 use crate::process::Guarded;
+use crate::progress::say;
 use crate::tools;
 
 /// What machine to emulate.
@@ -73,6 +74,9 @@ impl Emulator {
         let rc = folder.join("bochsrc");
         fs::write(&rc, configuration(folder, hardware, ports))?;
         let bochs = tools::bochs();
+        if let Some(warning) = tools::warning(hardware.cpus) {
+            say(warning);
+        }
         let output = File::create(folder.join("bochs.out"))?;
         let process = Guarded::spawn(&bochs.foreign.loader.to_string_lossy(), |command| {
             command

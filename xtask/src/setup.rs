@@ -53,8 +53,8 @@ pub fn doctor(args: &DoctorArgs) -> Result<()> {
     report(&what, missing.is_empty(), &apt::install_command(&missing));
     let fetched = "cargo xtask doctor --fix (any other command brings it too)";
     report(
-        "emulator, GRUB, busybox (target/tools/debian)",
-        paths::tools().join("debian").exists(),
+        "emulator, GRUB, busybox (target/tools/debian-*)",
+        tools::are_there(),
         fetched,
     );
     report(

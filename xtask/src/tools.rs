@@ -27,6 +27,30 @@ pub struct Foreign {
     pub program: PathBuf,
 }
 
+/// Where [`ensure`] puts it all. The number goes up when what is in there changes, such as the
+/// repair of the emulator: an old copy is not taken for a new one.
+const FOLDER: &str = "debian-2";
+
+/// A file there that says why the emulator could not be repaired.
+const UNREPAIRED: &str = "unrepaired";
+
+fn root() -> PathBuf {
+    paths::tools().join(FOLDER)
+}
+
+/// Whether [`ensure`] has run.
+pub fn are_there() -> bool {
+    root().exists()
+}
+
+/// What to expect of the emulator with `cpus` CPUs, if it could not be repaired.
+pub fn warning(cpus: u32) -> Option<String> {
+    let why = fs::read_to_string(root().join(UNREPAIRED)).ok()?;
+    (cpus > 1).then(|| {
+        format!("warning: the emulator is left as it is ({why}): expect the guest to crash with {cpus} CPUs")
+    })
+}
+
 /// The emulator: its program and its data files.
 pub struct Bochs {
     /// How to start it.
@@ -62,7 +86,7 @@ pub fn once(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBu
 
 /// Makes sure that everything of this module is there.
 pub fn ensure(shell: &Shell) -> Result<()> {
-    once("debian", |into| {
+    once(FOLDER, |into| {
         step(
             "fetching the emulator, GRUB and busybox from Debian",
             || {
@@ -85,7 +109,7 @@ pub fn ensure(shell: &Shell) -> Result<()> {
 
 /// The emulator, once [`ensure`] has run.
 pub fn bochs() -> Bochs {
-    let root = paths::tools().join("debian");
+    let root = root();
     Bochs {
         foreign: foreign("usr/bin/bochs-bin"),
         plugins: root.join(LIBRARIES).join("bochs/plugins"),
@@ -100,12 +124,12 @@ pub fn grub_mkimage() -> Foreign {
 
 /// The folder of GRUB's modules for PC BIOS.
 pub fn grub_modules() -> PathBuf {
-    paths::tools().join("debian/usr/lib/grub/i386-pc")
+    root().join("usr/lib/grub/i386-pc")
 }
 
 /// The static busybox that runs here.
 pub fn busybox() -> PathBuf {
-    paths::tools().join("debian/usr/bin/busybox")
+    root().join("usr/bin/busybox")
 }
 
 /// The static busybox for a guest of the architecture `debian`, fetched when new.
@@ -127,7 +151,7 @@ pub fn guest_busybox(shell: &Shell, debian: Debian) -> Result<PathBuf> {
 }
 
 fn foreign(program: &str) -> Foreign {
-    let root = paths::tools().join("debian");
+    let root = root();
     Foreign {
         loader: root.join(LIBRARIES).join("ld-linux-x86-64.so.2"),
         libraries: root.join(LIBRARIES),
@@ -205,9 +229,7 @@ fn prune(shell: &Shell, from: &Path, into: &Path) -> Result<()> {
     let emulator = into.join("usr/bin/bochs-bin");
     match bochs_fix::repair(&fs::read(&emulator)?) {
         Ok(repaired) => fs::write(&emulator, repaired)?,
-        Err(error) => say(format!(
-            "warning: the emulator is left as it is ({error}): with several CPUs, expect the guest to crash"
-        )),
+        Err(error) => fs::write(into.join(UNREPAIRED), error.to_string())?,
     }
     Ok(())
 }

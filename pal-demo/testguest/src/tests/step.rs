@@ -282,9 +282,7 @@ fn instruction_breakpoints_at_and_after_cpuid(_: &Context) -> Outcome {
     }
     let start = code as *const () as u64;
     // CPUID is resumed with RF set; RF must not live past it, or the second
-    // breakpoint would be missed. Bochs 3.0 with several CPUs delivers a #DB
-    // of this kind again and again without ever executing its handler, on the
-    // bare machine as well: so `suite=basic` is for a machine with one CPU.
+    // breakpoint would be missed.
     with_breakpoints(start + 1, start + 3, DR7_EXECUTE, || {
         run(code, false, 0, 0, &[(1, B0), (3, B1)])
     })
