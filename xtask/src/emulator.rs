@@ -30,6 +30,10 @@ pub struct Hardware {
     /// Instructions that a CPU executes before the next one has its turn, 1 to 32: it decides how the
     /// CPUs' instructions interleave.
     pub quantum: u32,
+    /// Several CPUs do the same each time, if nothing comes from outside: with the emulator at the
+    /// same addresses, and in its debugger, which executes one instruction at a time. About half
+    /// as fast.
+    pub exact: bool,
     /// Unknown MSRs read as 0 instead of raising #GP.
     pub ignore_bad_msrs: bool,
     /// The disks, in the order of the BIOS.
@@ -46,6 +50,7 @@ impl Default for Hardware {
             without: None,
             ips: 20_000_000,
             quantum: 16,
+            exact: false,
             ignore_bad_msrs: true,
             disks: Vec::new(),
         }
@@ -78,13 +83,26 @@ impl Emulator {
             say(warning);
         }
         let output = File::create(folder.join("bochs.out"))?;
-        let process = Guarded::spawn(&bochs.foreign.loader.to_string_lossy(), |command| {
+        let loader = bochs.foreign.loader.to_string_lossy();
+        let program = if hardware.exact { "setarch" } else { &loader };
+        let mut exact = Vec::new();
+        if hardware.exact {
+            // Its debugger is told to go on, and no more.
+            let commands = folder.join("debugger");
+            fs::write(&commands, "c\n")?;
+            exact = vec!["-debugger".into(), "-rc".into(), commands.into_os_string()];
+        }
+        let process = Guarded::spawn(program, |command| {
+            if hardware.exact {
+                command.arg("--addr-no-randomize").arg(&*loader);
+            }
             command
                 .arg("--library-path")
                 .arg(&bochs.foreign.libraries)
                 .arg(&bochs.foreign.program)
                 .args(["-q", "-unlock", "-f"])
                 .arg(&rc)
+                .args(exact)
                 .env("LTDL_LIBRARY_PATH", &bochs.plugins)
                 .env("BXSHARE", &bochs.share)
                 .stdin(Stdio::null())
@@ -147,9 +165,10 @@ fn configuration(folder: &Path, hardware: &Hardware, [com1, com2]: [u16; 2]) -> 
     let without = hardware.without.map_or(String::new(), |feature| {
         format!(", exclude_features=\"{feature}\"")
     });
+    let time0 = if hardware.exact { "946681200" } else { "local" };
     let mut text = format!(
         "cpu: model={model}, count={cpus}, ips={ips}, quantum={quantum}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}{without}
-clock: sync=none, time0=local
+clock: sync=none, time0={time0}
 memory: guest={memory}, host={host_memory}
 romimage: file={share}/BIOS-bochs-latest, options=fastboot
 vgaromimage: file={share}/VGABIOS-lgpl-latest

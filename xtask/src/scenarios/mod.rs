@@ -87,6 +87,10 @@ pub const ALL: &[Scenario] = &[
         run: |_| storm::test_guest(2),
     },
     Scenario {
+        name: "storm::repeats_exactly",
+        run: |_| storm::repeats(),
+    },
+    Scenario {
         name: "storm::test_guest_bare",
         run: suites::storm_bare,
     },

@@ -1,6 +1,6 @@
 //! Storms: NMIs while everything else goes on too. `cargo xtask storm` runs more of the same.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::storm;
 use crate::storm::combination::{Combination, Kind};
@@ -17,6 +17,22 @@ pub fn test_guest(cpus: u32) -> Result<()> {
     })
 }
 
+/// The command that a failing round prints repeats it: all counts are the same again, of floods and
+/// loads too, and other ones from another seed.
+pub fn repeats() -> Result<()> {
+    let counts = |seed| -> Result<Tally> {
+        let mut tally = Tally::default();
+        let storm = combination(Kind::Suite, 4, 16, seed, 10);
+        storm::run(&storm, &mut tally)?;
+        Ok(tally)
+    };
+    let first = counts(3)?;
+    let (again, other) = (counts(3)?, counts(4)?);
+    ensure!(first == again, "{first}\nand again:\n{again}");
+    ensure!(first != other, "the seed changes nothing:\n{first}");
+    Ok(())
+}
+
 /// The same while a debugger comes and goes.
 pub fn test_guest_debugged(cpus: u32) -> Result<()> {
     run(Kind::SuiteDebugged, cpus, 16, u64::from(cpus), 30)
@@ -28,12 +44,16 @@ pub fn debian(cpus: u32, quantum: u32) -> Result<()> {
 }
 
 fn run(kind: Kind, cpus: u32, quantum: u32, seed: u64, size: u32) -> Result<()> {
-    let storm = Combination {
+    let storm = combination(kind, cpus, quantum, seed, size);
+    storm::run(&storm, &mut Tally::default())
+}
+
+fn combination(kind: Kind, cpus: u32, quantum: u32, seed: u64, size: u32) -> Combination {
+    Combination {
         kind,
         cpus,
         quantum,
         seed,
         size,
-    };
-    storm::run(&storm, &mut Tally::default())
+    }
 }

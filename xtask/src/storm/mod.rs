@@ -23,8 +23,9 @@ use tally::Tally;
 /// Storm Stillpoint with NMIs, hypercalls, stops and debuggers; count what was lost or invented.
 ///
 /// Each round boots a machine of its own. What a round is follows from its seed: SEED, SEED + 1,
-/// and so on. A round that fails prints the command that repeats it. When the debugger attaches is
-/// decided by the host's clock, so a round with one repeats what it does, not the exact moment.
+/// and so on. A round that fails prints the command that repeats it: exactly, if the test guest is
+/// alone. When a debugger attaches is decided by the host's clock, so a round with one repeats what
+/// it does, not the exact moment.
 #[derive(Args)]
 pub struct StormArgs {
     /// Begin no round after so many minutes.
