@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use support::client::{monitor, packet};
-use support::tcp::{Cost, Server, cost, cut_at, finish_gdb};
+use support::tcp::{Cost, Server, cost, cut_at, finish_gdb, kill};
 
 #[track_caller]
 fn assert_shows(text: &str, expected: &str) {
@@ -221,14 +221,9 @@ fn attaches_and_detaches_again_and_again() {
 fn ctrl_c_stops_a_running_guest() {
     let server = Server::start(2);
     let gdb = server.spawn_gdb(&["continue", "info threads", "detach"]);
-    let id = gdb.id().to_string();
     // `vCont;c` has gone up: GDB waits for the machine.
     wait_for(&server, "vCont;c");
-    let status = std::process::Command::new("kill")
-        .args(["-INT", &id])
-        .status()
-        .unwrap();
-    assert!(status.success());
+    kill("INT", gdb.id());
     let text = finish_gdb(gdb);
     assert_shows(&text, "received signal SIGINT");
     assert_shows(&text, "Thread 2 \"cpu1\"");

@@ -13,6 +13,13 @@ use gdb_stub::{CpuIndex, Poll, SerialPort, Session, StopKind, StopReason};
 use super::guest::guest;
 use super::machine::FakeMachine;
 
+/// Sends a signal to a process. By the shell: a machine need not have the program `kill`.
+pub fn kill(signal: &str, id: u32) {
+    let command = format!("kill -{signal} {id}");
+    let status = Command::new("sh").args(["-c", &command]).status().unwrap();
+    assert!(status.success());
+}
+
 /// What passed on the line: bytes, each with whether it went up to the stub.
 type Record = Arc<Mutex<Vec<(bool, u8)>>>;
 
@@ -168,7 +175,7 @@ pub fn finish_gdb(mut gdb: Child) -> String {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !ended.load(Ordering::Relaxed) {
             if Instant::now() > deadline {
-                let _ = Command::new("kill").args(["-9", &id.to_string()]).status();
+                kill("KILL", id);
                 return true;
             }
             thread::sleep(Duration::from_millis(20));
