@@ -414,6 +414,19 @@ mod tests {
         }
     }
 
+    /// Sends nothing, and waits for as long as it takes.
+    struct NoApic;
+
+    impl Kicker for NoApic {
+        fn patience_is_over(&mut self) -> bool {
+            false
+        }
+
+        fn send_nmi(&mut self, _: usize) {
+            unreachable!();
+        }
+    }
+
     /// Waits and does nothing else.
     struct Quiet;
 
@@ -468,7 +481,7 @@ mod tests {
         machine.join(1);
         thread::scope(|scope| {
             scope.spawn(|| {
-                machine.stop(0, &mut Threads(Vec::new()), &mut Quiet);
+                machine.stop(0, &mut NoApic, &mut Quiet);
                 machine.release(0);
             });
             while machine.enter(1) {
@@ -485,15 +498,6 @@ mod tests {
 
     #[test]
     fn without_an_apic_the_next_exit_has_to_do() {
-        struct NoApic;
-        impl Kicker for NoApic {
-            fn patience_is_over(&mut self) -> bool {
-                false
-            }
-            fn send_nmi(&mut self, _: usize) {
-                unreachable!();
-            }
-        }
         let machine = Rendezvous::<2>::new();
         machine.join(0);
         machine.join(1);
