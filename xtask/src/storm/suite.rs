@@ -1,6 +1,6 @@
 //! The test guest's storm, alone or with a debugger that comes and goes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -32,7 +32,20 @@ pub fn run(workshop: &Workshop, storm: &Combination, tally: &mut Tally) -> Resul
     console.expect("test guest: suite=storm", BOOT)?;
     let port = machine.debug.port();
     let debugger = debugged.then(|| Debugger::start(port, storm.cpus, storm.seed));
-    let output = console.expect(suites::END, SUITE)?;
+    let deadline = Instant::now() + SUITE;
+    let output = loop {
+        match console.expect(suites::END, Duration::from_secs(10)) {
+            Ok(output) => break output,
+            Err(error) => match debugger {
+                Some(debugger) if debugger.has_failed() => {
+                    debugger.finish()?;
+                    return Err(error);
+                }
+                _ if Instant::now() >= deadline => return Err(error),
+                _ => {}
+            },
+        }
+    };
     tally.add_test_guest(&output)?;
     suites::passed(&output)?;
     if let Some(debugger) = debugger {
