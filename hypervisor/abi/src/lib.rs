@@ -14,5 +14,6 @@
 
 pub mod detect;
 pub mod hypercall;
+pub mod pal;
 
 pub use hypercall::{Hypercall, HypercallResult, TestHook};
