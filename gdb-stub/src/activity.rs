@@ -17,7 +17,7 @@ pub fn write_activity<M: Machine>(machine: &M, cpu: CpuIndex, out: &mut dyn Writ
             out.write_str("in hypervisor at ")?;
             machine.describe_address(rip, out)
         }
-        CpuActivity::Pal(number) => write!(out, "in PAL {number}"),
+        CpuActivity::Pal { id, mode } => write!(out, "PAL {id} {mode}"),
     }
 }
 

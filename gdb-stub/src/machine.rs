@@ -1,4 +1,4 @@
-//! What the stub asks of the stopped machine, as four narrow traits.
+//! What the stub asks of the stopped machine, as five narrow traits.
 //!
 //! The hypervisor implements them over its quiesced CPUs; the tests over a fake
 //! with an interpreter of a few instructions. [`Machine`] is their sum and is
@@ -6,8 +6,14 @@
 //! with all CPUs stopped, from one CPU, and returns when its work is done,
 //! wherever it was done.
 
+mod pals;
+
 use core::fmt;
 
+pub use pals::{
+    MAX_PAL_PARTS, PCRS, PageOwner, PalInfo, PalPaging, PalParameter, PalSection, PalState, Pals,
+    SectionKind,
+};
 use vmcs_inspect::{Capabilities, NmiLedger, VmcsAccess, VmcsError};
 
 use crate::registers::Registers;
@@ -103,7 +109,12 @@ pub enum CpuActivity {
         rip: u64,
     },
     /// Running the isolated code of a PAL.
-    Pal(u32),
+    Pal {
+        /// The PAL's number.
+        id: u32,
+        /// The mode of its code.
+        mode: GuestMode,
+    },
 }
 
 /// Why the machine did not do what it was asked.
@@ -112,8 +123,11 @@ pub enum MachineError {
     /// There is no such CPU.
     NoSuchCpu,
     /// The address does not translate, or nothing is there, or it may not be seen
-    /// (the hypervisor's own memory, a locked PAL's page).
+    /// (the hypervisor's own memory).
     BadAddress,
+    /// The memory is that of the PAL with this number, and PALs are locked. The stub says
+    /// this itself.
+    PalLocked(u32),
     /// The CPU cannot do it now: it waits for a SIPI, or is stopped in the
     /// hypervisor where the request means a guest.
     Unavailable,
@@ -153,6 +167,9 @@ impl fmt::Display for MachineError {
         match self {
             Self::NoSuchCpu => f.write_str("there is no such CPU"),
             Self::BadAddress => f.write_str("nothing is mapped there"),
+            Self::PalLocked(id) => {
+                write!(f, "PAL {id}'s memory, closed until `monitor pal unlock`")
+            }
             Self::Unavailable => f.write_str("this CPU cannot do it in its present state"),
             Self::BadValue(register) => {
                 write!(f, "that value of {register:?} would break VM entry")
@@ -317,7 +334,8 @@ pub trait CpuState {
 /// Reads and writes return how many bytes were done before the first that could
 /// not be; none at all is an error. No access sets accessed or dirty bits, none
 /// faults, and the hypervisor's own memory is [`MachineError::BadAddress`] through
-/// a guest's view.
+/// a guest's view. PALs are no business of these: the stub asks for a page's owner
+/// before.
 pub trait Memory {
     /// Reads through the paging of `cpu`, or in the hypervisor's address space when
     /// that CPU was stopped in the hypervisor.
@@ -336,7 +354,9 @@ pub trait Memory {
         data: &[u8],
     ) -> Result<usize, MachineError>;
 
-    /// The guest physical address of `gva` under the paging of `cpu`.
+    /// The guest physical address of `gva` under the paging of `cpu`; when that CPU was
+    /// stopped in the hypervisor, the physical one if `gva` lies in the hypervisor's map
+    /// of physical memory.
     fn translate(&mut self, cpu: CpuIndex, gva: u64) -> Result<u64, MachineError>;
 
     /// Reads guest physical memory.
@@ -426,9 +446,9 @@ pub struct TraceEvent<'a> {
 pub const EXIT_REASONS: usize = 80;
 
 /// All that a [`Session`](crate::Session) asks of the machine.
-pub trait Machine: CpuState + Memory + Control + Inspect {}
+pub trait Machine: CpuState + Memory + Control + Inspect + Pals {}
 
-impl<T: CpuState + Memory + Control + Inspect> Machine for T {}
+impl<T: CpuState + Memory + Control + Inspect + Pals> Machine for T {}
 
 /// The UART of the debug line, never waited for, and the clock that limits how long
 /// the stub waits on it.

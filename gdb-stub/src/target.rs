@@ -101,6 +101,7 @@ pub fn error_number(error: MachineError) -> u8 {
         MachineError::BadAddress => errno::EFAULT,
         MachineError::Unavailable => errno::EAGAIN,
         MachineError::BadValue(_) => errno::EINVAL,
+        MachineError::PalLocked(_) => errno::EPERM,
         MachineError::MsrFault | MachineError::Unsupported => errno::EIO,
     }
 }

@@ -122,7 +122,9 @@ pub fn arch<'a, M: Machine>(
     use crate::machine::CpuActivity;
 
     let cpu = context.debug.current;
-    if let CpuActivity::Guest { mode, .. } = context.machine.activity(cpu) {
+    if let CpuActivity::Guest { mode, .. } | CpuActivity::Pal { mode, .. } =
+        context.machine.activity(cpu)
+    {
         writeln!(
             out,
             "CPU {cpu} is in {mode} mode: {}-bit code.",

@@ -6,8 +6,8 @@ use std::fmt::{self, Write};
 
 use gdb_stub::machine::{
     Control, CpuActivity, CpuIndex, CpuState, EXIT_REASONS, GuestMode, HardwareBreakpoints,
-    Inspect, MachineError, Memory, Register, StepEnd, StopKind, StopReason, TraceEvent,
-    WatchCondition,
+    Inspect, MachineError, Memory, PageOwner, PalInfo, PalState, Pals, Register, StepEnd, StopKind,
+    StopReason, TraceEvent, WatchCondition,
 };
 use gdb_stub::registers::{Registers, Segment};
 use gdb_stub::{Int3Owner, SerialPort, Session};
@@ -47,6 +47,10 @@ pub struct FakeMachine {
     pub guest_breakpoints: u32,
     /// Instructions executed by single steps.
     pub steps: u64,
+    /// PALs, by their numbers.
+    pub pals: Vec<Option<PalInfo>>,
+    /// Pages of physical memory that are not the guest's, by their first address.
+    pub owners: BTreeMap<u64, PageOwner>,
 }
 
 /// The page that boot loaders are loaded in, mapped as it is.
@@ -109,6 +113,8 @@ impl FakeMachine {
             trace: Vec::new(),
             guest_breakpoints: 0,
             steps: 0,
+            pals: Vec::new(),
+            owners: BTreeMap::new(),
         };
         for (address, bytes) in &guest.segments {
             machine.write(*address, bytes);
@@ -360,6 +366,29 @@ impl Control for FakeMachine {
 
     fn set_software_breakpoints_active(&mut self, active: bool) {
         self.int3_exits = active;
+    }
+}
+
+impl Pals for FakeMachine {
+    fn pal_slots(&self) -> u32 {
+        self.pals.len() as u32
+    }
+
+    fn pal(&mut self, id: u32) -> Option<PalInfo> {
+        *self.pals.get(id as usize)?
+    }
+
+    fn page_owner(&mut self, gpa: u64) -> PageOwner {
+        let owner = self.owners.get(&(gpa & !0xfff)).copied();
+        owner.unwrap_or(PageOwner::Guest)
+    }
+
+    fn kill_pal(&mut self, id: u32) -> Result<(), MachineError> {
+        let slot = self.pals.get_mut(id as usize);
+        let killed = slot.and_then(|pal| pal.take_if(|pal| pal.state != PalState::Registering));
+        killed.ok_or(MachineError::Unavailable)?;
+        self.owners.retain(|_, owner| owner.pal() != Some(id));
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use stillpoint_trace::nanoseconds;
 use vmcs_inspect::monitor::NmiLedger;
 use vmcs_inspect::{ActivityState, Capabilities, Field, VmcsAccess, VmcsError};
 
-use super::{OWNER, host, metal_memory, metal_registers, registers, remote, step};
+use super::{OWNER, host, metal_memory, metal_pals, metal_registers, registers, remote, step};
 use crate::cpu::msr;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::log::{self, log};
@@ -85,6 +85,12 @@ pub fn report_violations() {
 fn guest_activity(vcpu: &Vcpu) -> CpuActivity {
     if vcpu.start_state == StartState::WaitForSipi {
         return CpuActivity::WaitForSipi;
+    }
+    if let Some(id) = metal_pals::pal_on(vcpu.cpu) {
+        return CpuActivity::Pal {
+            id,
+            mode: guest_mode(vcpu),
+        };
     }
     match ActivityState::from_raw(get(Field::GUEST_ACTIVITY_STATE) as u32) {
         Some(ActivityState::Hlt) => CpuActivity::Halted,

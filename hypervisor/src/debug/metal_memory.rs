@@ -4,6 +4,7 @@
 use super::metal::{self, Metal, is_parked};
 use super::{host, probe};
 use crate::memory::guest::{self, GuestMemory};
+use crate::memory::layout;
 use crate::vmx::guest_state;
 use crate::vmx::instructions::Current;
 use gdb_stub::machine::{CpuIndex, MachineError, Memory};
@@ -92,6 +93,10 @@ impl Memory for Metal {
     }
 
     fn translate(&mut self, cpu: CpuIndex, gva: u64) -> Result<u64, MachineError> {
+        if stopped_in_hypervisor(cpu) {
+            let hpa = layout::behind_direct(gva).ok_or(MachineError::BadAddress)?;
+            return Ok(hpa.as_u64());
+        }
         translate(&paging_of(cpu)?, gva)
     }
 

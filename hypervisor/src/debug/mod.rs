@@ -8,6 +8,7 @@
 pub mod host;
 pub mod metal;
 mod metal_memory;
+mod metal_pals;
 mod metal_registers;
 mod probe;
 pub mod registers;

@@ -52,3 +52,9 @@ pub fn part_at(offset: u64) -> Part {
 pub fn direct(hpa: Hpa) -> *mut u8 {
     (DIRECT_MAP + hpa.as_u64()) as *mut u8
 }
+
+/// The physical address behind one of the direct map; `None` for any other.
+pub fn behind_direct(address: u64) -> Option<Hpa> {
+    let offset = address.checked_sub(DIRECT_MAP)?;
+    (address < IMAGE_VMA).then(|| Hpa::new(offset))
+}
