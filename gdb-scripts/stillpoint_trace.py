@@ -15,6 +15,12 @@ EXIT = re.compile(r"^exit (.+) at (0x[0-9a-f]+), guest ran (\d+)\.(\d{3}) us$")
 JOINED = re.compile(r"^stop (\d+) joined$")
 OWNED = re.compile(r"^stop (\d+) owned$")
 RELEASED = re.compile(r"^stop (\d+) released$")
+PAL_ENTERED = re.compile(r"^PAL (\d+) entered$")
+PAL_LEFT = re.compile(r"^PAL (\d+) left$")
+PAL_ENDED = re.compile(r"^PAL (\d+) ended at (0x[0-9a-f]+): (.+)$")
+
+# The threads of PALs come after those of the CPUs.
+PAL_THREADS = 1000
 
 
 def parse(text):
@@ -37,10 +43,45 @@ def to_chrome(events):
     end = max((event.time for event in events), default=0)
     out = [{"ph": "M", "pid": 0, "name": "process_name", "args": {"name": "Stillpoint"}}]
     for cpu in cpus:
-        out.append({"ph": "M", "pid": 0, "tid": cpu, "name": "thread_name",
-                    "args": {"name": "CPU %d" % cpu}})
-        out += cpu_to_chrome(cpu, [event for event in events if event.cpu == cpu], end)
+        its_own = [event for event in events if event.cpu == cpu]
+        out.append(thread(cpu, "CPU %d" % cpu))
+        out += cpu_to_chrome(cpu, its_own, end)
+        runs = pals_to_chrome(cpu, its_own, end)
+        if runs:
+            out.append(thread(PAL_THREADS + cpu, "CPU %d: PALs" % cpu))
+            out += runs
     return {"traceEvents": out, "displayTimeUnit": "ns"}
+
+
+def thread(number, name):
+    return {"ph": "M", "pid": 0, "tid": number, "name": "thread_name", "args": {"name": name}}
+
+
+def pals_to_chrome(cpu, events, end):
+    """A slice for each time that the CPU was inside a PAL, with how that ended."""
+    slices = []
+    inside = None
+
+    def come_out(time, how):
+        entered, number = inside
+        slices.append({"ph": "X", "pid": 0, "tid": PAL_THREADS + cpu, "name": "PAL " + number,
+                       "ts": entered / 1000, "dur": (time - entered) / 1000,
+                       "args": {"ended": how}})
+
+    for event in events:
+        entered, left, ended = (form.match(event.text)
+                                for form in (PAL_ENTERED, PAL_LEFT, PAL_ENDED))
+        if entered:
+            inside = event.time, entered[1]
+        elif inside and left and left[1] == inside[1]:
+            come_out(event.time, "returned")
+            inside = None
+        elif inside and ended and ended[1] == inside[1]:
+            come_out(event.time, ended[3])
+            inside = None
+    if inside:
+        come_out(end, "not yet")
+    return slices
 
 
 def cpu_to_chrome(cpu, events, end):

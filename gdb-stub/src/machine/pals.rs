@@ -105,16 +105,17 @@ pub enum PalState {
     Idle,
     /// This CPU is inside.
     Running(CpuIndex),
-    /// This CPU is on its way out.
-    Returning(CpuIndex),
+    /// Its call is over, but where results go is not in memory: the guest is to bring
+    /// it in.
+    Returning,
 }
 
 impl PalState {
     /// The CPU that is inside.
     pub const fn cpu(self) -> Option<CpuIndex> {
         match self {
-            Self::Running(cpu) | Self::Returning(cpu) => Some(cpu),
-            Self::Registering | Self::Idle => None,
+            Self::Running(cpu) => Some(cpu),
+            Self::Registering | Self::Idle | Self::Returning => None,
         }
     }
 }
@@ -125,7 +126,7 @@ impl fmt::Display for PalState {
             Self::Registering => "registering",
             Self::Idle => "idle",
             Self::Running(_) => "running",
-            Self::Returning(_) => "returning",
+            Self::Returning => "returning",
         })
     }
 }

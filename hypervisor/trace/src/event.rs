@@ -1,7 +1,10 @@
 //! What can happen to a CPU, as a value, as words in a ring, and as text.
 
+mod pal;
+
 use core::fmt;
 
+pub use pal::PalEnd;
 use stillpoint_quiesce::NmiMeaning;
 use vmcs_inspect::{ExitReason, InterruptionInfo};
 
@@ -88,6 +91,53 @@ pub enum Event {
     DebuggerStopped(DebuggerCause),
     /// The debugger lets the machine go on.
     DebuggerResumed,
+    /// A program has registered a PAL.
+    PalRegistered {
+        /// Its number.
+        id: u32,
+    },
+    /// A command about PALs was refused: its caller sees a result of 1.
+    PalRefused {
+        /// The command.
+        command: u32,
+        /// Why, as a number of `stillpoint_core::pal::Refusal`.
+        code: u8,
+    },
+    /// This CPU goes into a PAL with the next VM entry.
+    PalEntered {
+        /// The PAL.
+        id: u32,
+    },
+    /// This CPU has come out of a PAL that returned.
+    PalLeft {
+        /// The PAL.
+        id: u32,
+    },
+    /// A PAL was ended: by what it did, or from outside.
+    PalEnded {
+        /// The PAL, below 65536.
+        id: u32,
+        /// Why.
+        end: PalEnd,
+        /// Where it was executing.
+        rip: u64,
+    },
+    /// A program has given its PAL back.
+    PalUnregistered {
+        /// The PAL.
+        id: u32,
+    },
+    /// The guest read a PAL's memory from outside, and saw a decoy. Recorded the first
+    /// time for each PAL.
+    PalPageRead {
+        /// Guest-physical address.
+        gpa: u64,
+    },
+    /// The guest wrote a PAL's memory from outside, and gets #GP.
+    PalPageWrite {
+        /// Guest-physical address.
+        gpa: u64,
+    },
 }
 
 /// Why the debugger has the machine.
@@ -138,6 +188,14 @@ mod kind {
     pub const DEBUGGER_RESUMED: u64 = 16;
     pub const RANGE_READ: u64 = 17;
     pub const RANGE_WRITE: u64 = 18;
+    pub const PAL_REGISTERED: u64 = 19;
+    pub const PAL_REFUSED: u64 = 20;
+    pub const PAL_ENTERED: u64 = 21;
+    pub const PAL_LEFT: u64 = 22;
+    pub const PAL_ENDED: u64 = 23;
+    pub const PAL_UNREGISTERED: u64 = 24;
+    pub const PAL_PAGE_READ: u64 = 25;
+    pub const PAL_PAGE_WRITE: u64 = 26;
 }
 
 impl Event {
@@ -175,6 +233,19 @@ impl Event {
             Self::Unparked { vector } => words(kind::UNPARKED, u64::from(vector), 0, 0),
             Self::DebuggerStopped(cause) => words(kind::DEBUGGER_STOPPED, cause as u64, 0, 0),
             Self::DebuggerResumed => words(kind::DEBUGGER_RESUMED, 0, 0, 0),
+            Self::PalRegistered { id } => words(kind::PAL_REGISTERED, u64::from(id), 0, 0),
+            Self::PalRefused { command, code } => {
+                words(kind::PAL_REFUSED, u64::from(command), u64::from(code), 0)
+            }
+            Self::PalEntered { id } => words(kind::PAL_ENTERED, u64::from(id), 0, 0),
+            Self::PalLeft { id } => words(kind::PAL_LEFT, u64::from(id), 0, 0),
+            Self::PalEnded { id, end, rip } => {
+                let (small, detail) = end.encode(id);
+                words(kind::PAL_ENDED, small, rip, detail)
+            }
+            Self::PalUnregistered { id } => words(kind::PAL_UNREGISTERED, u64::from(id), 0, 0),
+            Self::PalPageRead { gpa } => words(kind::PAL_PAGE_READ, 0, gpa, 0),
+            Self::PalPageWrite { gpa } => words(kind::PAL_PAGE_WRITE, 0, gpa, 0),
         }
     }
 }
@@ -203,6 +274,7 @@ impl Record {
         let small = tag & 0xffff_ffff;
         let meaning = MEANINGS.get(small as usize).copied();
         let generation = first;
+        let id = small as u32;
         let event = match tag >> 32 {
             kind::EXIT => Event::Exit {
                 reason: small as u16,
@@ -235,6 +307,24 @@ impl Record {
             },
             kind::DEBUGGER_STOPPED => Event::DebuggerStopped(CAUSES.get(small as usize).copied()?),
             kind::DEBUGGER_RESUMED => Event::DebuggerResumed,
+            kind::PAL_REGISTERED => Event::PalRegistered { id },
+            kind::PAL_REFUSED => Event::PalRefused {
+                command: small as u32,
+                code: first as u8,
+            },
+            kind::PAL_ENTERED => Event::PalEntered { id },
+            kind::PAL_LEFT => Event::PalLeft { id },
+            kind::PAL_ENDED => {
+                let (id, end) = PalEnd::decode(small as u32, second)?;
+                Event::PalEnded {
+                    id,
+                    end,
+                    rip: first,
+                }
+            }
+            kind::PAL_UNREGISTERED => Event::PalUnregistered { id },
+            kind::PAL_PAGE_READ => Event::PalPageRead { gpa: first },
+            kind::PAL_PAGE_WRITE => Event::PalPageWrite { gpa: first },
             _ => return None,
         };
         Some(Self { time, event })
@@ -307,6 +397,16 @@ impl fmt::Display for Text {
             Event::Unparked { vector } => write!(f, "started by SIPI, vector {vector:#04x}"),
             Event::DebuggerStopped(cause) => write!(f, "debugger stops: {cause}"),
             Event::DebuggerResumed => f.write_str("debugger goes on"),
+            Event::PalRegistered { id } => write!(f, "PAL {id} registered"),
+            Event::PalRefused { command, code } => {
+                write!(f, "PAL command {command} refused, reason {code}")
+            }
+            Event::PalEntered { id } => write!(f, "PAL {id} entered"),
+            Event::PalLeft { id } => write!(f, "PAL {id} left"),
+            Event::PalEnded { id, end, rip } => write!(f, "PAL {id} ended at {rip:#x}: {end}"),
+            Event::PalUnregistered { id } => write!(f, "PAL {id} given back"),
+            Event::PalPageRead { gpa } => write!(f, "PAL's memory read at {gpa:#x}: a decoy"),
+            Event::PalPageWrite { gpa } => write!(f, "PAL's memory written at {gpa:#x}: #GP"),
         }
     }
 }
@@ -332,137 +432,4 @@ fn taken_for(meaning: NmiMeaning) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    extern crate std;
-    use std::string::ToString;
-    use std::vec::Vec;
-
-    use super::*;
-
-    /// Each event, with the largest numbers that it holds, and its text.
-    fn all() -> Vec<(Event, &'static str)> {
-        let exit = |reason| Event::Exit {
-            reason,
-            rip: u64::MAX,
-            entered: 1_000,
-        };
-        std::vec![
-            (
-                exit(10),
-                "exit CPUID at 0xffffffffffffffff, guest ran 1.250 us"
-            ),
-            (
-                exit(0xffff),
-                "exit 65535 at 0xffffffffffffffff, guest ran 1.250 us"
-            ),
-            (
-                Event::NmiInGuest(NmiMeaning::Kick),
-                "NMI in the guest: the kick"
-            ),
-            (
-                Event::NmiInGuest(NmiMeaning::Owed),
-                "NMI in the guest: owed"
-            ),
-            (
-                Event::NmiInGuest(NmiMeaning::Merged),
-                "NMI in the guest: merged"
-            ),
-            (
-                Event::NmiInHypervisor {
-                    meaning: NmiMeaning::Merged,
-                    rip: u64::MAX
-                },
-                "NMI in the hypervisor at 0xffffffffffffffff: merged",
-            ),
-            (Event::EntryRestarted, "entry starts over"),
-            (Event::KickSent { to: u16::MAX }, "kick sent to CPU 65535"),
-            (Event::StopAsked, "stop asked for"),
-            (
-                Event::StopOwned {
-                    generation: u64::MAX
-                },
-                "stop 18446744073709551615 owned",
-            ),
-            (Event::StopReleased { generation: 3 }, "stop 3 released"),
-            (Event::StopJoined { generation: 5 }, "stop 5 joined"),
-            (Event::StopLeft, "stop left"),
-            (Event::Injected(InterruptionInfo::NMI), "injected NMI"),
-            (
-                Event::Injected(InterruptionInfo::from_raw(0x8000_0b0d)),
-                "injected hardware exception #GP, error code",
-            ),
-            (Event::NmiWindowOpened, "NMI window opened"),
-            (
-                Event::Hypercall {
-                    command: u32::MAX,
-                    argument: u64::MAX
-                },
-                "hypercall 0xffffffff, argument 0xffffffffffffffff",
-            ),
-            (
-                Event::RangeRead { gpa: u64::MAX },
-                "hypervisor's memory read at 0xffffffffffffffff: zeros",
-            ),
-            (
-                Event::RangeWrite { gpa: 0x1000 },
-                "hypervisor's memory written at 0x1000: #GP",
-            ),
-            (Event::Parked, "parked"),
-            (
-                Event::Unparked { vector: 0x9a },
-                "started by SIPI, vector 0x9a"
-            ),
-            (
-                Event::DebuggerStopped(DebuggerCause::DebugLine),
-                "debugger stops: debug line",
-            ),
-            (
-                Event::DebuggerStopped(DebuggerCause::Breakpoint),
-                "debugger stops: breakpoint",
-            ),
-            (
-                Event::DebuggerStopped(DebuggerCause::Watchpoint),
-                "debugger stops: watchpoint",
-            ),
-            (
-                Event::DebuggerStopped(DebuggerCause::Wait),
-                "debugger stops: wait"
-            ),
-            (
-                Event::DebuggerStopped(DebuggerCause::Failure),
-                "debugger stops: failure",
-            ),
-            (Event::DebuggerResumed, "debugger goes on"),
-        ]
-    }
-
-    #[test]
-    fn events_come_back_from_their_words_and_read_well() {
-        for (event, text) in all() {
-            let record = Record::decode(event.encode(26_000)).unwrap();
-            assert_eq!(
-                record,
-                Record {
-                    time: 26_000,
-                    event
-                }
-            );
-            assert_eq!(record.text(20_000_000).to_string(), text);
-        }
-    }
-
-    #[test]
-    fn other_words_are_no_event() {
-        for tag in [19 << 32, 1 << 63, 1 << 32 | 3, 2 << 32 | 9, 15 << 32 | 5] {
-            assert_eq!(Record::decode([1, tag, 0, 0]), None, "{tag:#x}");
-        }
-    }
-
-    #[test]
-    fn ticks_become_nanoseconds_at_any_rate() {
-        assert_eq!(nanoseconds(20, 20_000), 1_000);
-        assert_eq!(nanoseconds(u64::MAX, 1_000_000), u64::MAX);
-        assert_eq!(nanoseconds(u64::MAX, 1), u64::MAX);
-        assert_eq!(nanoseconds(3, 0), 3_000_000);
-    }
-}
+mod tests;

@@ -17,7 +17,7 @@ mod sync {
     pub use core::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
-pub use event::{DebuggerCause, Event, Record, nanoseconds};
+pub use event::{DebuggerCause, Event, PalEnd, Record, nanoseconds};
 pub use merge::merge;
 pub use printing::{Printed, Turn};
 pub use ring::Ring;
