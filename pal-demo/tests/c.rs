@@ -11,7 +11,9 @@ fn both_languages_say_the_same() {
     let status = Command::new("cc")
         .args(["-std=c11", "-o"])
         .arg(&program)
-        .args([sources.join("test.c"), sources.join("trustvisor.c")])
+        .arg("-I")
+        .arg(&sources)
+        .arg(sources.join("test.c"))
         .status()
         .expect("`cc` is needed to link Rust programs: apt-get install gcc");
     assert!(status.success());

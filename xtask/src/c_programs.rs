@@ -1,10 +1,10 @@
-//! Builds the C side of `pal-demo`, in both widths: the library `libtrustvisor.a` and the
-//! programs made with it. Used by `compile`.
+//! Builds the C side of `pal-demo`, in both widths: the library `libtrustvisor.a`, the PAL code,
+//! and the programs made with both. Used by `compile`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use xshell::{Shell, cmd};
 
 use crate::paths;
@@ -18,8 +18,25 @@ pub enum Width {
     Bits64,
 }
 
-/// The library's source in `pal-demo/c`; each other `.c` file there is a program.
-const LIBRARY: &str = "trustvisor.c";
+/// For all that is built.
+const FLAGS: [&str; 5] = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"];
+
+/// For PAL code, which may use nothing outside of its section: no tables of jumps or constants in
+/// `.rodata`, no calls of a C library's functions or into `.text`, no canary in thread-local
+/// memory. docs/pal-guide.md has the same list.
+pub const PAL_FLAGS: [&str; 8] = [
+    "-ffreestanding",
+    "-fno-pic",
+    "-fno-stack-protector",
+    "-fno-jump-tables",
+    "-fno-tree-vectorize",
+    "-fno-tree-loop-distribute-patterns",
+    "-fcf-protection=none",
+    "-mgeneral-regs-only",
+];
+
+/// What readelf calls the relocations of the section `tv_pal`, in 32-bit and 64-bit objects.
+const RELOCATIONS_OF_PAL_CODE: [&str; 2] = ["'.reltv_pal'", "'.relatv_pal'"];
 
 /// Builds everything of `width`: the programs' paths. The library lies beside them.
 pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
@@ -30,24 +47,40 @@ pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
     let sources = paths::root().join("pal-demo/c");
     let into = paths::target().join("guest-c").join(folder);
     fs::create_dir_all(&into)?;
-    let flags = [flag, "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"];
-
-    let (object, library) = (into.join("trustvisor.o"), into.join("libtrustvisor.a"));
-    let source = sources.join(LIBRARY);
-    cmd!(
-        shell,
-        "cc {flags...} -ffreestanding -c -o {object} {source}"
-    )
-    .quiet()
-    .run()?;
-    cmd!(shell, "ar rcsD {library} {object}").quiet().run()?;
+    let object = |source: &Path, more: &[&str]| -> Result<PathBuf> {
+        let object = into.join(source.file_stem().unwrap_or_default());
+        let object = object.with_extension("o");
+        cmd!(
+            shell,
+            "cc {flag} {FLAGS...} {more...} -I {sources} -c -o {object} {source}"
+        )
+        .quiet()
+        .run()?;
+        Ok(object)
+    };
+    let archive = |name: &str, folder: &str, more: &[&str]| -> Result<PathBuf> {
+        let archive = into.join(name);
+        // `ar` adds to what is there.
+        let _ = fs::remove_file(&archive);
+        let objects = c_files(&sources.join(folder))?
+            .iter()
+            .map(|source| object(source, more))
+            .collect::<Result<Vec<_>>>()?;
+        cmd!(shell, "ar rcsD {archive} {objects...}")
+            .quiet()
+            .run()?;
+        Ok(archive)
+    };
+    let pals = archive("libpals.a", "pal", &PAL_FLAGS)?;
+    ensure_self_contained(shell, &pals)?;
+    let library = archive("libtrustvisor.a", "lib", &[])?;
 
     let mut programs = Vec::new();
-    for source in programs_in(&sources)? {
+    for source in c_files(&sources)? {
         let program = into.join(source.file_stem().unwrap_or_default());
         cmd!(
             shell,
-            "cc {flags...} -static -s -o {program} {source} {library}"
+            "cc {flag} {FLAGS...} -static -s -I {sources} -o {program} {source} {pals} {library}"
         )
         .quiet()
         .run()?;
@@ -56,12 +89,33 @@ pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-/// The programs' sources, in the order of their names.
-fn programs_in(folder: &Path) -> Result<Vec<PathBuf>> {
+/// PAL code is copied to where nothing else of the program is, so it must need no linker.
+fn ensure_self_contained(shell: &Shell, pals: &Path) -> Result<()> {
+    let relocations = cmd!(shell, "readelf --relocs --wide {pals}")
+        .quiet()
+        .read()?;
+    let outside: Vec<&str> = relocations
+        .split("\n\n")
+        .filter(|section| {
+            RELOCATIONS_OF_PAL_CODE
+                .iter()
+                .any(|of| section.contains(of))
+        })
+        .collect();
+    ensure!(
+        outside.is_empty(),
+        "PAL code uses what lies outside it (`static` functions of its own are inside):\n{}",
+        outside.join("\n")
+    );
+    Ok(())
+}
+
+/// The `.c` files of a folder, in the order of their names. In `pal-demo/c` itself each is a program.
+fn c_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut sources = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "c") && !path.ends_with(LIBRARY) {
+        if path.extension().is_some_and(|extension| extension == "c") {
             sources.push(path);
         }
     }

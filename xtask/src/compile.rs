@@ -86,8 +86,8 @@ pub struct Program {
 
 /// Builds the programs of a guest of the architecture `debian`, once.
 ///
-/// amd64 has the Rust programs, 64-bit C, and 32-bit C with `32` behind the names; where a Rust
-/// and a 64-bit C program have the same name, it is the Rust one. i386 has the 32-bit C programs.
+/// amd64 has the Rust programs, 64-bit C, and 32-bit C with `32` behind the names; a 64-bit C
+/// program whose name a Rust one has is called with `64` behind it. i386 has the 32-bit C programs.
 pub fn guest_programs(shell: &Shell, debian: Debian) -> Result<Vec<Program>> {
     static BUILT: Mutex<Vec<(Debian, Vec<Program>)>> = Mutex::new(Vec::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,10 +98,12 @@ pub fn guest_programs(shell: &Shell, debian: Debian) -> Result<Vec<Program>> {
     let mut add = |paths: Vec<PathBuf>, suffix: &str| {
         for path in paths {
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            let name = format!("{name}{suffix}");
-            if !programs.iter().any(|other: &Program| other.name == name) {
-                programs.push(Program { name, path });
+            let taken = |name: &str| programs.iter().any(|other: &Program| other.name == name);
+            let mut name = format!("{name}{suffix}");
+            if taken(&name) {
+                name.push_str("64");
             }
+            programs.push(Program { name, path });
         }
     };
     match debian {
