@@ -110,6 +110,11 @@ pub struct Section {
 }
 
 impl Section {
+    /// How many bytes it has.
+    pub const fn bytes(&self) -> u64 {
+        self.pages as u64 * 4096
+    }
+
     /// The section as programs lay it out.
     pub const fn to_bytes(self) -> [u8; SECTION_SIZE] {
         element(self.kind.raw(), self.pages, self.start)

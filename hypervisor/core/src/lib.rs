@@ -16,6 +16,7 @@
 //! | which event goes into the guest at the next entry? | [`events`] |
 //! | what state does a CPU start in? | [`cpu_state`] |
 //! | which VMX controls are set, and can this CPU do it? | [`vmcs_plan`] |
+//! | what is a PAL, and how do calls go in and out? | [`pal`] |
 //! | what does a task switch, or INS and OUTS to a hidden port? | [`task_switch`], [`string_io`] |
 //!
 //! [`addr`], [`registers`] and [`segment`] are what the others speak in.
@@ -34,6 +35,7 @@ pub mod memmap;
 pub mod msr;
 pub mod mtrr;
 pub mod paging;
+pub mod pal;
 pub mod registers;
 pub mod segment;
 pub mod string_io;
