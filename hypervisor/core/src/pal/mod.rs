@@ -6,6 +6,7 @@
 //! | when | what |
 //! |---|---|
 //! | a program asks for a PAL, or lends it pages | [`Request`], [`read_share`], [`find_page`]: what it wants, or a [`Refusal`] |
+//! | it gets one | [`PalTables`]: the page tables that the PAL runs on |
 //! | it calls the PAL, the PAL returns | [`Marshalling`]: registers, arguments and what they point to |
 //!
 //! The interface is TrustVisor's; `docs/hypercall-abi.md` has it.
@@ -14,11 +15,13 @@ mod marshal;
 mod refusal;
 mod request;
 mod share;
+mod tables;
 
 pub use marshal::{CallerMemory, CopyError, Entry, Marshalling, VirtualMemory, registers_after};
 pub use refusal::{Refusal, Structure};
 pub use request::{MAX_PAGES, Request, find_page};
 pub use share::read_share;
+pub use tables::{MAX_TABLES, OutOfTables, PalTables, tables_needed};
 
 use crate::paging::PagingRegs;
 use stillpoint_abi::pal::{SectionType, Width};
