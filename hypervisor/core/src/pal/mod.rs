@@ -8,15 +8,18 @@
 //! | a program asks for a PAL, or lends it pages | [`Request`], [`read_share`], [`find_page`]: what it wants, or a [`Refusal`] |
 //! | it gets one | [`PalTables`]: the page tables that the PAL runs on |
 //! | it calls the PAL, the PAL returns | [`Marshalling`]: registers, arguments and what they point to |
+//! | always | [`Life`]: who may do what with the PAL now |
 //!
 //! The interface is TrustVisor's; `docs/hypercall-abi.md` has it.
 
+mod life;
 mod marshal;
 mod refusal;
 mod request;
 mod share;
 mod tables;
 
+pub use life::{CallSite, Life, State};
 pub use marshal::{CallerMemory, CopyError, Entry, Marshalling, VirtualMemory, registers_after};
 pub use refusal::{Refusal, Structure};
 pub use request::{MAX_PAGES, Request, find_page};
