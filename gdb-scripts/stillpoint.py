@@ -66,8 +66,17 @@ are shown with 32-bit registers, as by `stillpoint-arch 32`."""
             # GDB refuses 64-bit registers for a 32-bit program.
             Arch.describe(32)
         gdb.execute("target remote " + argument, from_tty)
+        self.tell_of_pals()
         if Symbols.entry() is not None:
             Symbols.relocate(None)
+
+    @staticmethod
+    def tell_of_pals():
+        """Says which CPUs are inside a PAL.  The stub does at each stop, but has no way to
+        when GDB attaches."""
+        for cpu, pal in re.findall(r"CPU (\d+) .* PAL (\d+) ", monitor("cpus")):
+            print("CPU %s is inside PAL %s, whose memory stays closed until `monitor pal unlock`"
+                  % (cpu, pal))
 
 
 class Symbols(gdb.Command):

@@ -19,6 +19,7 @@ mod line;
 pub mod machine;
 mod memory;
 mod monitor;
+mod pal_lock;
 pub mod registers;
 mod requests;
 mod session;

@@ -1,14 +1,15 @@
-//! Memory as the client should see it: the guest's, with no breakpoint of ours in it.
+//! Memory as the client should see it: the guest's, with no breakpoint of ours in it, and
+//! without what is closed to it.
 
-use crate::breakpoints::software::SoftwareBreakpoints;
 use crate::machine::{CpuActivity, CpuIndex, Machine, MachineError};
+use crate::target::Debug;
 
 /// Smallest page: translations hold within one.
 const PAGE: u64 = 4096;
 
 /// The parts of `length` bytes from `address` that lie in one page each, as (offset,
 /// address, length).
-fn pages(address: u64, length: usize) -> impl Iterator<Item = (usize, u64, usize)> {
+pub fn pages(address: u64, length: usize) -> impl Iterator<Item = (usize, u64, usize)> {
     let mut done = 0;
     core::iter::from_fn(move || {
         if done >= length {
@@ -41,12 +42,17 @@ pub fn translate<M: Machine>(
 /// Reads through the paging of `cpu`; how many bytes until the first that cannot be.
 pub fn read_virtual<M: Machine>(
     machine: &mut M,
-    breakpoints: &SoftwareBreakpoints,
+    debug: &Debug,
     cpu: CpuIndex,
     gva: u64,
     data: &mut [u8],
 ) -> Result<usize, MachineError> {
-    let done = machine.read_virtual(cpu, gva, data)?.min(data.len());
+    let open = debug
+        .pal_lock
+        .open_virtual_part(machine, cpu, gva, data.len())?;
+    let data = data.get_mut(..open).unwrap_or_default();
+    let done = machine.read_virtual(cpu, gva, data)?.min(open);
+    let breakpoints = &debug.software;
     if !breakpoints.is_empty() {
         for (offset, start, length) in pages(gva, done) {
             if let Ok(gpa) = translate(machine, cpu, start)
@@ -63,12 +69,17 @@ pub fn read_virtual<M: Machine>(
 /// first that cannot be.
 pub fn write_virtual<M: Machine>(
     machine: &mut M,
-    breakpoints: &mut SoftwareBreakpoints,
+    debug: &mut Debug,
     cpu: CpuIndex,
     gva: u64,
     data: &[u8],
 ) -> Result<usize, MachineError> {
-    let done = machine.write_virtual(cpu, gva, data)?.min(data.len());
+    let open = debug
+        .pal_lock
+        .open_virtual_part(machine, cpu, gva, data.len())?;
+    let data = data.get(..open).unwrap_or_default();
+    let done = machine.write_virtual(cpu, gva, data)?.min(open);
+    let breakpoints = &mut debug.software;
     if !breakpoints.is_empty() {
         for (offset, start, length) in pages(gva, done) {
             if let Ok(gpa) = translate(machine, cpu, start)
@@ -81,16 +92,18 @@ pub fn write_virtual<M: Machine>(
     Ok(done)
 }
 
-/// Reads guest physical memory.
+/// Reads guest physical memory; how many bytes until the first that cannot be.
 pub fn read_physical<M: Machine>(
     machine: &mut M,
-    breakpoints: &SoftwareBreakpoints,
+    debug: &Debug,
     gpa: u64,
     data: &mut [u8],
 ) -> Result<usize, MachineError> {
-    let done = machine.read_physical(gpa, data)?.min(data.len());
+    let open = debug.pal_lock.open_part(machine, gpa, data.len())?;
+    let data = data.get_mut(..open).unwrap_or_default();
+    let done = machine.read_physical(gpa, data)?.min(open);
     if let Some(part) = data.get_mut(..done) {
-        breakpoints.mask(gpa, part);
+        debug.software.mask(gpa, part);
     }
     Ok(done)
 }
@@ -98,12 +111,17 @@ pub fn read_physical<M: Machine>(
 /// Writes guest physical memory, under the breakpoints: all of `data`, or nothing.
 pub fn write_physical<M: Machine>(
     machine: &mut M,
-    breakpoints: &mut SoftwareBreakpoints,
+    debug: &mut Debug,
     gpa: u64,
     data: &[u8],
 ) -> Result<(), MachineError> {
+    let mut done = 0;
+    while done < data.len() {
+        let at = gpa.wrapping_add(done as u64);
+        done += debug.pal_lock.open_part(machine, at, data.len() - done)?;
+    }
     machine.write_physical(gpa, data)?;
-    breakpoints.reapply(machine, gpa, data);
+    debug.software.reapply(machine, gpa, data);
     Ok(())
 }
 

@@ -20,9 +20,10 @@ use crate::description::{Window, write_target_xml, write_threads_xml};
 use crate::exchange::{Outcome, exchange};
 use crate::framer::{LARGEST_BODY, PACKET_SIZE};
 use crate::line::{Incoming, Line};
-use crate::machine::{CpuIndex, MAX_CPUS, Machine, SerialPort, StopKind, StopReason};
+use crate::machine::{CpuActivity, CpuIndex, MAX_CPUS, Machine, SerialPort, StopKind, StopReason};
 use crate::memory;
 use crate::monitor::{self, Console};
+use crate::pal_lock::PalLock;
 use crate::requests::{self, Piece, Request, Thread};
 use crate::stepping::{self, SteppingEnd};
 use crate::stop_reply::{self, Occasion};
@@ -116,6 +117,7 @@ impl<S: SerialPort> Session<S> {
                     kind: StopKind::DebugLine,
                 },
                 current: CpuIndex(0),
+                pal_lock: PalLock::Locked,
             },
             attached: false,
             awaits_stop: false,
@@ -390,7 +392,7 @@ impl<S: SerialPort> Session<S> {
         let done = if room == 0 {
             Ok(0)
         } else {
-            memory::read_virtual(machine, &self.debug.software, cpu, address, data)
+            memory::read_virtual(machine, &self.debug, cpu, address, data)
         };
         match done {
             Ok(done) => {
@@ -484,7 +486,26 @@ impl<S: SerialPort> Session<S> {
             let _ = console.write_str("\n");
             console.finish();
         }
+        self.tell_of_closed_memory(machine);
         stop_reply::send(machine, &self.debug, &mut self.line, Occasion::Stopped);
+    }
+
+    /// GDB shows a refused access as any other that fails; the reason is told here, at
+    /// each stop in a PAL but those that steps end in.
+    fn tell_of_closed_memory<M: Machine>(&mut self, machine: &M) {
+        let Debug { stop, pal_lock, .. } = self.debug;
+        if pal_lock == PalLock::Locked
+            && stop.kind != StopKind::Step
+            && let CpuActivity::Pal { id, .. } = machine.activity(stop.cpu)
+        {
+            let mut console = Console::new(&mut self.line, &mut self.packet);
+            let _ = writeln!(
+                console,
+                "CPU {} is inside PAL {id}, whose memory stays closed until `monitor pal unlock`",
+                stop.cpu
+            );
+            console.finish();
+        }
     }
 
     /// Takes out everything that a client set.
@@ -493,6 +514,7 @@ impl<S: SerialPort> Session<S> {
         self.debug.hardware.clear();
         self.apply_hardware(machine);
         self.debug.current = self.debug.stop.cpu;
+        self.debug.pal_lock = PalLock::Locked;
         self.attached = false;
         self.awaits_stop = false;
     }

@@ -33,6 +33,7 @@ use crate::breakpoints::software::{InsertError, SoftwareBreakpoints};
 use crate::description::Window;
 use crate::machine::{CpuIndex, Machine, MachineError, StopReason, WatchCondition};
 use crate::memory;
+use crate::pal_lock::PalLock;
 use crate::registers::Registers;
 
 /// What the stub keeps about the machine it stopped.
@@ -45,6 +46,8 @@ pub struct Debug {
     pub stop: StopReason,
     /// The CPU that register and memory requests are about.
     pub current: CpuIndex,
+    /// Whether the memory of PALs is closed.
+    pub pal_lock: PalLock,
 }
 
 /// What the client asked the machine to do next.
@@ -212,13 +215,12 @@ impl<M: Machine> MultiThreadBase for StubTarget<'_, M> {
 
     fn read_addrs(&mut self, address: u64, data: &mut [u8], _: Tid) -> TargetResult<usize, Self> {
         let cpu = self.debug.current;
-        memory::read_virtual(self.machine, &self.debug.software, cpu, address, data).map_err(refuse)
+        memory::read_virtual(self.machine, self.debug, cpu, address, data).map_err(refuse)
     }
 
     fn write_addrs(&mut self, address: u64, data: &[u8], _: Tid) -> TargetResult<(), Self> {
         let cpu = self.debug.current;
-        let software = &mut self.debug.software;
-        match memory::write_virtual(self.machine, software, cpu, address, data) {
+        match memory::write_virtual(self.machine, self.debug, cpu, address, data) {
             Ok(done) if done == data.len() => Ok(()),
             Ok(_) => Err(TargetError::Errno(errno::EFAULT)),
             Err(error) => Err(refuse(error)),
@@ -396,11 +398,8 @@ impl<M: Machine> Breakpoints for StubTarget<'_, M> {
 
 impl<M: Machine> SwBreakpoint for StubTarget<'_, M> {
     fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
-        match self
-            .debug
-            .software
-            .insert(self.machine, self.debug.current, address)
-        {
+        let (cpu, lock) = (self.debug.current, self.debug.pal_lock);
+        match self.debug.software.insert(self.machine, lock, cpu, address) {
             Ok(()) => Ok(true),
             Err(InsertError::Full) => Err(TargetError::Errno(errno::ENOSPC)),
             Err(InsertError::Machine(error)) => Err(refuse(error)),

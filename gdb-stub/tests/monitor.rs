@@ -35,6 +35,7 @@ wp           writes guest physical memory: wp /b 0x7c00 0x90
 gva2gpa      the guest physical address of a virtual one
 msr          reads or writes an MSR by number or name: msr lstar
 nmi          what became of every NMI; owes the guest on a CPU one
+pal          isolated programs, whose memory is whose; ends one
 exits        VM exits so far, by reason and CPU
 breakpoints  what the stub has set, and where
 arch         how to look at 16-bit and 32-bit code
@@ -43,7 +44,7 @@ version      which Stillpoint this is
 the CPU of GDB's current thread is meant (thread N is CPU N-1).
 ";
     assert_eq!(text, expected);
-    for line in text.lines().take(15) {
+    for line in text.lines().take(16) {
         let name = line.split(' ').next().unwrap();
         let help = run_new(&format!("help {name}"));
         assert!(help.starts_with(&format!("monitor {name} ")), "{help}");

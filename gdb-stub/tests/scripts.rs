@@ -4,6 +4,7 @@ mod support;
 
 use std::path::Path;
 
+use gdb_stub::machine::{CpuActivity, GuestMode};
 use support::guest::guest;
 use support::tcp::Server;
 
@@ -173,5 +174,26 @@ fn attach_brings_the_symbols_along() {
     );
     assert_shows(&text, "The kernel is 0x0 above");
     assert_shows(&text, "#0  ");
+    assert!(!text.contains("PAL"), "{text}");
+    server.finish();
+}
+
+#[test]
+fn attach_names_the_cpus_inside_a_pal() {
+    let server = Server::start_with(2, |machine| {
+        machine.cpus[1].activity = CpuActivity::Pal {
+            id: 7,
+            mode: GuestMode::Compatibility,
+        };
+    });
+    let text = scripted(
+        &server,
+        &[
+            "disconnect",
+            &format!("stillpoint-attach localhost:{}", server.port),
+            "detach",
+        ],
+    );
+    assert_shows(&text, "CPU 1 is inside PAL 7, whose memory stays closed");
     server.finish();
 }

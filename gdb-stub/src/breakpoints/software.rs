@@ -8,6 +8,7 @@
 
 use crate::machine::{CpuActivity, CpuIndex, Machine, MachineError};
 use crate::memory;
+use crate::pal_lock::PalLock;
 
 /// The `INT3` instruction.
 pub const INT3: u8 = 0xcc;
@@ -31,7 +32,7 @@ pub struct SoftwareBreakpoint {
 pub enum InsertError {
     /// All [`CAPACITY`] are in use.
     Full,
-    /// The address is not mapped on any CPU, or its memory cannot be written.
+    /// The address is not mapped on any CPU, or its memory cannot be written or is closed.
     Machine(MachineError),
 }
 
@@ -79,10 +80,13 @@ impl SoftwareBreakpoints {
     pub fn insert<M: Machine>(
         &mut self,
         machine: &mut M,
+        lock: PalLock,
         cpu: CpuIndex,
         gva: u64,
     ) -> Result<(), InsertError> {
         let gpa = translate_anywhere(machine, cpu, gva).map_err(InsertError::Machine)?;
+        lock.open_part(machine, gpa, 1)
+            .map_err(InsertError::Machine)?;
         if self
             .iter()
             .any(|entry| entry.gva == gva && entry.gpa == gpa)

@@ -112,10 +112,8 @@ pub fn dump<'a, M: Machine>(
         let mut line = [0; BYTES_PER_LINE];
         let wanted = units as usize * format.size;
         let done = match line.get_mut(..wanted) {
-            Some(line) => {
-                memory::read_physical(context.machine, &context.debug.software, address, line)
-                    .map_err(|error| CommandError::Refused(address, error))?
-            }
+            Some(line) => memory::read_physical(context.machine, context.debug, address, line)
+                .map_err(|error| CommandError::Refused(address, error))?,
             None => 0,
         };
         write!(out, "{address:016x}:")?;
@@ -127,7 +125,9 @@ pub fn dump<'a, M: Machine>(
         writeln!(out)?;
         if shown < units as usize {
             let end = address.wrapping_add(done as u64);
-            return Err(CommandError::Refused(end, MachineError::BadAddress));
+            let next = memory::read_physical(context.machine, context.debug, end, &mut [0]);
+            let error = next.err().unwrap_or(MachineError::BadAddress);
+            return Err(CommandError::Refused(end, error));
         }
         address = address.wrapping_add(wanted as u64);
         rest -= units;
@@ -165,7 +165,7 @@ pub fn write<'a, M: Machine>(
         length += format.size;
     }
     let data = data.get(..length).unwrap_or(&[]);
-    memory::write_physical(context.machine, &mut context.debug.software, address, data)
+    memory::write_physical(context.machine, context.debug, address, data)
         .map_err(|error| CommandError::Refused(address, error))?;
     writeln!(out, "{length} bytes written at {address:#x}")?;
     Ok(())

@@ -10,6 +10,7 @@ mod cpus;
 mod memory;
 mod msr;
 mod nmi;
+mod pal;
 mod reports;
 mod trace;
 mod vmcs;
@@ -63,6 +64,10 @@ pub enum CommandError<'a> {
     Refused(u64, MachineError),
     /// The machine refused, about this CPU.
     CpuRefused(CpuIndex, MachineError),
+    /// There is no PAL with this number.
+    NoSuchPal(u64),
+    /// The machine refused, about this PAL.
+    PalRefused(u32, MachineError),
 }
 
 impl From<fmt::Error> for CommandError<'_> {
@@ -88,6 +93,13 @@ impl fmt::Display for CommandError<'_> {
             }
             Self::Refused(number, error) => write!(f, "{number:#x}: {error}"),
             Self::CpuRefused(cpu, error) => write!(f, "CPU {cpu}: {error}"),
+            Self::NoSuchPal(number) => {
+                write!(f, "there is no PAL {number}; `monitor pal` lists them")
+            }
+            Self::PalRefused(id, MachineError::Unavailable) => {
+                write!(f, "PAL {id} is being registered; let it finish")
+            }
+            Self::PalRefused(id, error) => write!(f, "PAL {id}: {error}"),
         }
     }
 }
@@ -113,7 +125,7 @@ struct Command<M> {
 
 impl<M: Machine> Command<M> {
     /// Every command, in the order that `help` lists them.
-    const TABLE: [Self; 15] = [
+    const TABLE: [Self; 16] = [
         Self {
             name: "help",
             usage: "[COMMAND]",
@@ -192,6 +204,13 @@ impl<M: Machine> Command<M> {
             summary: "what became of every NMI; owes the guest on a CPU one",
             details: nmi::DETAILS,
             run: nmi::run,
+        },
+        Self {
+            name: "pal",
+            usage: "[N|page ADDR|kill N|unlock|lock]",
+            summary: "isolated programs, whose memory is whose; ends one",
+            details: pal::DETAILS,
+            run: pal::run,
         },
         Self {
             name: "exits",

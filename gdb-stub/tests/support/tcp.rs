@@ -83,6 +83,11 @@ pub struct Server {
 
 impl Server {
     pub fn start(cpus: usize) -> Self {
+        Self::start_with(cpus, |_| {})
+    }
+
+    /// The same with a machine that `change` has changed.
+    pub fn start_with(cpus: usize, change: fn(&mut FakeMachine)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -96,7 +101,11 @@ impl Server {
             start: Instant::now(),
         };
         let (ended, count) = (Arc::clone(&end), Arc::clone(&counter));
-        let thread = thread::spawn(move || run(cpus, line, &ended, &count));
+        let thread = thread::spawn(move || {
+            let mut machine = FakeMachine::new(cpus);
+            change(&mut machine);
+            run(machine, line, &ended, &count)
+        });
         Self {
             port,
             record,
@@ -195,8 +204,12 @@ pub fn finish_gdb(mut gdb: Child) -> String {
     text
 }
 
-fn run(cpus: usize, line: TcpPort, end: &AtomicBool, counter: &Mutex<u64>) -> FakeMachine {
-    let mut machine = FakeMachine::new(cpus);
+fn run(
+    mut machine: FakeMachine,
+    line: TcpPort,
+    end: &AtomicBool,
+    counter: &Mutex<u64>,
+) -> FakeMachine {
     let mut session = Box::new(Session::new(line));
     while !end.load(Ordering::Relaxed) {
         let mut stop = machine.run_slice(&session);

@@ -28,6 +28,9 @@ const COMMANDS: &[(&str, &str)] = &[
     ("breakpoints", r"none|no "),
     ("arch", r"16"),
     ("nmi 9", r"error"),
+    ("pal", r"no PAL is registered"),
+    ("pal page 0x7c00", r"page 0x7000: the guest's"),
+    ("pal kill 0", r"error: there is no PAL 0"),
     // Every CPU has been kicked by now, but for the one that holds the machine.
     (
         "nmi",
