@@ -70,13 +70,36 @@ impl TrustVisor {
     }
 }
 
-/// VMCALL; RAX, RCX and RDX as it leaves them.
+/// The PAL that runs this code, by the detection leaf: `None` where nobody answers, and
+/// [`detect::NO_PAL`] outside any. PAL code may call it.
+#[inline(always)]
+#[must_use]
+pub fn running_pal() -> Option<u32> {
+    let (mut eax, mut rbx) = (detect::TRUSTVISOR_LEAF, 0_u64);
+    // SAFETY: CPUID has no effect but on four registers. RBX is put back: it is the compiler's.
+    unsafe {
+        asm!(
+            "xchg rbx, {rbx}",
+            "cpuid",
+            "xchg rbx, {rbx}",
+            rbx = inout(reg) rbx,
+            inout("eax") eax,
+            inout("ecx") 0 => _,
+            out("edx") _,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    (eax == detect::TRUSTVISOR_PRESENT).then_some(rbx as u32)
+}
+
+/// VMCALL; RAX, RCX and RDX as it leaves them. PAL code may call it.
 ///
 /// # Safety
 ///
 /// Detection must have shown that VMCALL is answered, and the command and its
 /// arguments must be sound for this program's memory.
-unsafe fn vmcall(command: u32, arguments: [u64; 4]) -> [u64; 3] {
+#[inline(always)]
+pub(crate) unsafe fn vmcall(command: u32, arguments: [u64; 4]) -> [u64; 3] {
     let [mut rcx, mut rdx, rsi, rdi] = arguments;
     let rax: u64;
     // SAFETY: the caller's promise. Test hooks answer in RCX and RDX too; every

@@ -8,9 +8,16 @@
 
 pub mod apic;
 pub mod args;
+pub mod arithmetic;
+mod entry;
 pub mod hold;
 mod hypercall;
 pub mod interrupts;
 pub mod lcg;
+mod pages;
+mod pal;
 
-pub use hypercall::TrustVisor;
+pub use entry::Entry;
+pub use hypercall::{TrustVisor, running_pal};
+pub use pages::{PAGE_SIZE, Pages};
+pub use pal::{Builder, CODE_SECTION, Pal, PalError};

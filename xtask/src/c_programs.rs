@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use xshell::{Shell, cmd};
 
 use crate::paths;
@@ -34,9 +34,6 @@ pub const PAL_FLAGS: [&str; 8] = [
     "-fcf-protection=none",
     "-mgeneral-regs-only",
 ];
-
-/// What readelf calls the relocations of the section `tv_pal`, in 32-bit and 64-bit objects.
-const RELOCATIONS_OF_PAL_CODE: [&str; 2] = ["'.reltv_pal'", "'.relatv_pal'"];
 
 /// Builds everything of `width`: the programs' paths. The library lies beside them.
 pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
@@ -72,7 +69,6 @@ pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
         Ok(archive)
     };
     let pals = archive("libpals.a", "pal", &PAL_FLAGS)?;
-    ensure_self_contained(shell, &pals)?;
     let library = archive("libtrustvisor.a", "lib", &[])?;
 
     let mut programs = Vec::new();
@@ -87,27 +83,6 @@ pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
         programs.push(program);
     }
     Ok(programs)
-}
-
-/// PAL code is copied to where nothing else of the program is, so it must need no linker.
-fn ensure_self_contained(shell: &Shell, pals: &Path) -> Result<()> {
-    let relocations = cmd!(shell, "readelf --relocs --wide {pals}")
-        .quiet()
-        .read()?;
-    let outside: Vec<&str> = relocations
-        .split("\n\n")
-        .filter(|section| {
-            RELOCATIONS_OF_PAL_CODE
-                .iter()
-                .any(|of| section.contains(of))
-        })
-        .collect();
-    ensure!(
-        outside.is_empty(),
-        "PAL code uses what lies outside it (`static` functions of its own are inside):\n{}",
-        outside.join("\n")
-    );
-    Ok(())
 }
 
 /// The `.c` files of a folder, in the order of their names. In `pal-demo/c` itself each is a program.

@@ -10,6 +10,7 @@ use xshell::{Shell, cmd};
 
 use crate::c_programs::{self, Width};
 use crate::kernel::Debian;
+use crate::pal_code;
 use crate::paths;
 use crate::progress::{say, step};
 
@@ -37,8 +38,10 @@ pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub const IMAGE_FLAGS: &str = "-C relocation-model=static -C code-model=kernel -C no-redzone=yes \
                                -C panic=abort -C force-frame-pointers=yes";
 
-/// The guest's programs bring their own C library.
-pub const GUEST_FLAGS: &str = "-C target-feature=+crt-static";
+/// The guest's programs bring their own C library, and no symbols, which would be most of them.
+/// The other flags keep PAL code's tables and constants out of `.rodata`, which PALs do not have.
+pub const GUEST_FLAGS: &str = "-C target-feature=+crt-static -C strip=symbols -C jump-tables=no \
+                               -C no-vectorize-loops -C no-vectorize-slp";
 
 /// The test guest runs without an operating system, in the first 2 GiB.
 pub const TEST_GUEST_FLAGS: &str =
@@ -113,6 +116,9 @@ pub fn guest_programs(shell: &Shell, debian: Debian) -> Result<Vec<Program>> {
             add(c_programs::build(shell, Width::Bits32)?, "32");
         }
         Debian::I386 => add(c_programs::build(shell, Width::Bits32)?, ""),
+    }
+    for program in &programs {
+        pal_code::ensure_self_contained(&program.path)?;
     }
     built.push((debian, programs.clone()));
     Ok(programs)

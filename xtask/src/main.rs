@@ -25,6 +25,7 @@ mod lint;
 mod machine;
 mod net;
 mod orc;
+mod pal_code;
 mod paths;
 mod process;
 mod progress;
