@@ -6,6 +6,7 @@ fn main() {
         std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default()
     );
     println!("cargo:rerun-if-changed={script}");
+    println!("cargo:rustc-check-cfg=cfg(aes_backend, values(\"soft\"))");
     for argument in [
         &format!("-T{script}"),
         "-nostdlib",

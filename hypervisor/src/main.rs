@@ -19,6 +19,10 @@ mod test_hooks;
 mod trace;
 mod vmx;
 
+// AVX registers are the guest's; aes would use them where CPUID says that they exist.
+#[cfg(not(aes_backend = "soft"))]
+compile_error!("build the image with `cargo xtask build`, which gives the flags it needs");
+
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 

@@ -35,8 +35,10 @@ pub enum Flavour {
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Freestanding, linked at a fixed address in the top 2 GiB, unwound by frame pointers.
+/// AES in software: the crate would use AVX, whose registers are the guest's.
 pub const IMAGE_FLAGS: &str = "-C relocation-model=static -C code-model=kernel -C no-redzone=yes \
-                               -C panic=abort -C force-frame-pointers=yes";
+                               -C panic=abort -C force-frame-pointers=yes \
+                               --cfg aes_backend=\"soft\"";
 
 /// The guest's programs bring their own C library, and no symbols, which would be most of them.
 /// The other flags keep PAL code's tables and constants out of `.rodata`, which PALs do not have.

@@ -35,7 +35,7 @@ enum CrateKind {
 }
 
 /// The arrows of the design: they point one way, and none points at the hypervisor.
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 12] = [
     Rule {
         package: "stillpoint",
         kind: CrateKind::Metal,
@@ -44,6 +44,7 @@ const RULES: [Rule; 11] = [
             "stillpoint-core",
             "stillpoint-quiesce",
             "stillpoint-trace",
+            "stillpoint-utpm",
             "gdb-stub",
             "vmcs-inspect",
         ],
@@ -67,6 +68,11 @@ const RULES: [Rule; 11] = [
         package: "stillpoint-trace",
         kind: CrateKind::Library,
         may_use: &["stillpoint-quiesce", "vmcs-inspect"],
+    },
+    Rule {
+        package: "stillpoint-utpm",
+        kind: CrateKind::Library,
+        may_use: &["stillpoint-abi"],
     },
     Rule {
         package: "stillpoint-explore",
