@@ -16,6 +16,7 @@ pub mod interrupts;
 pub mod lcg;
 mod pages;
 mod pal;
+pub mod utpm;
 
 pub use entry::Entry;
 pub use hypercall::{TrustVisor, running_pal};

@@ -80,6 +80,11 @@ fn test() {
 }
 
 #[test]
+fn utpm() {
+    both_say_the_same("utpm", env!("CARGO_BIN_EXE_utpm"), &[&[]]);
+}
+
+#[test]
 fn main() {
     let lists = [
         &[][..],

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use object::{Object, ObjectSection};
+use object::{Object, ObjectKind, ObjectSection};
 
 /// Where the SDKs put PAL code.
 const SECTION: &str = "tv_pal";
@@ -22,9 +22,11 @@ pub fn ensure_self_contained(program: &Path) -> Result<()> {
     };
     let code = section.data()?;
     let inside = section.address()..section.address() + section.size();
+    // A program that runs at any address has no absolute ones in its code.
+    let fixed = file.kind() == ObjectKind::Executable;
     let loaded = file
         .sections()
-        .filter(|section| section.address() != 0)
+        .filter(|section| fixed && section.address() != 0)
         .map(|section| section.address()..section.address() + section.size());
     // What an absolute address outside the PAL code would be.
     let outside: Vec<Range<u64>> = loaded.filter(|range| *range != inside).collect();

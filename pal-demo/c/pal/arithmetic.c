@@ -1,5 +1,5 @@
 /* See arithmetic.h. */
-#include "arithmetic.h"
+#include "pal/arithmetic.h"
 #include "trustvisor.h"
 
 /* By how much pal_5_ptr() makes each word grow. */
