@@ -18,7 +18,7 @@ use stillpoint_abi::pal::MAX_SECTIONS;
 /// The most tables that a PAL takes. A section touches one page table more than
 /// its length would need, and so at each of the three levels above, which span
 /// more than [`MAX_PAGES`].
-pub const MAX_TABLES: usize = 1 + MAX_PAGES as usize / 512 + 5 * 2 * MAX_SECTIONS;
+pub const MAX_TABLES: usize = 1 + MAX_PAGES as usize / 512 + 4 * 2 * MAX_SECTIONS;
 
 /// There are no more frames for tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
