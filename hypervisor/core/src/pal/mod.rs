@@ -18,6 +18,8 @@ mod refusal;
 mod request;
 mod share;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use life::{CallSite, Life, State};
 pub use marshal::{CallerMemory, CopyError, Entry, Marshalling, VirtualMemory, registers_after};
