@@ -82,7 +82,7 @@ impl IdentityKey {
     fn checked_signature(&self, digest: &Digest) -> Option<[u8; SIGNATURE_SIZE]> {
         let message = U2048::from_be_slice(&encode(digest));
         let signature = self.private_power(&message)?;
-        let params = FixedMontyParams::new(Odd::new(self.modulus).into_option()?);
+        let params = FixedMontyParams::new_vartime(Odd::new(self.modulus).into_option()?);
         let back = FixedMontyForm::new(&signature, &params)
             .pow_vartime(&U1024::from_u32(EXPONENT))
             .retrieve();

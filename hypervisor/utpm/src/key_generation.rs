@@ -27,34 +27,37 @@ pub struct KeyGeneration {
 }
 
 impl KeyGeneration {
-    /// One step: the search for a number without small factors, or one round of
-    /// the test of one. The key, once it is there.
+    /// One step: the search for a number without small factors, one round of the
+    /// test of one, or the making of the key, which is the answer.
     pub fn step(
         &mut self,
         drbg: &mut CtrDrbg,
         entropy: &mut impl Entropy,
     ) -> Result<Option<IdentityKey>, EntropyFailure> {
-        let Some((candidate, passed)) = self.candidate else {
-            self.candidate = draw(drbg, entropy)?.map(|candidate| (candidate, 0));
-            return Ok(None);
-        };
-        if !passes_round(&candidate, drbg, entropy)? {
-            self.candidate = None;
-            return Ok(None);
+        match self.candidate {
+            None => self.candidate = draw(drbg, entropy)?.map(|candidate| (candidate, 0)),
+            Some((prime, ROUNDS)) => {
+                self.candidate = None;
+                return Ok(self.accept(prime));
+            }
+            Some((candidate, passed)) => {
+                let prime = passes_round(&candidate, drbg, entropy)?;
+                self.candidate = prime.then_some((candidate, passed + 1));
+            }
         }
-        if passed + 1 < ROUNDS {
-            self.candidate = Some((candidate, passed + 1));
-            return Ok(None);
-        }
-        self.candidate = None;
+        Ok(None)
+    }
+
+    /// Keeps the first prime; makes the key of it and the second one.
+    fn accept(&mut self, prime: U1024) -> Option<IdentityKey> {
         let Some(first) = self.first else {
-            self.first = Some(candidate);
-            return Ok(None);
+            self.first = Some(prime);
+            return None;
         };
-        if too_close(&first, &candidate) {
-            return Ok(None);
+        if too_close(&first, &prime) {
+            return None;
         }
-        Ok(IdentityKey::new(&first, &candidate))
+        IdentityKey::new(&first, &prime)
     }
 }
 
