@@ -14,7 +14,8 @@ pub use pals::{
     MAX_PAL_PARTS, PCRS, PageOwner, PalInfo, PalPaging, PalParameter, PalSection, PalState, Pals,
     SectionKind,
 };
-use vmcs_inspect::{Capabilities, NmiLedger, VmcsAccess, VmcsError};
+use stillpoint_quiesce::LedgerCounts;
+use vmcs_inspect::{Capabilities, VmcsAccess, VmcsError};
 
 use crate::registers::Registers;
 
@@ -409,7 +410,10 @@ pub trait Inspect {
     fn vmcs_capabilities(&self) -> Capabilities;
 
     /// What the hypervisor keeps about NMIs on `cpu`.
-    fn nmi_ledger(&self, cpu: CpuIndex) -> NmiLedger;
+    fn nmi_ledger(&self, cpu: CpuIndex) -> LedgerCounts;
+
+    /// The generation of the last stop that `cpu` has joined.
+    fn joined_stop(&self, cpu: CpuIndex) -> u64;
 
     /// Owes the guest on `cpu` one NMI, delivered when it next can take it.
     fn owe_nmi(&mut self, cpu: CpuIndex) -> Result<(), MachineError>;

@@ -3,9 +3,9 @@
 mod support;
 
 use gdb_stub::machine::{CpuActivity, CpuIndex};
+use stillpoint_quiesce::LedgerCounts;
 use support::client::{Bench, console, monitor};
 use support::guest::guest;
-use vmcs_inspect::NmiLedger;
 
 /// What one command prints.
 fn run(bench: &mut Bench, command: &str) -> String {
@@ -209,23 +209,23 @@ fn an_nmi_is_owed_to_the_cpu_that_was_named() {
         ),
         (0, 2)
     );
-    assert!(run(&mut bench, "vmcs").contains('2'));
+    // Owed, a kick out, merged, the stop it has joined.
+    assert!(run(&mut bench, "vmcs 1").contains(" 2     0     0      13\n"));
 }
 
 #[test]
 fn the_ledger_of_nmis_adds_up_or_says_what_does_not() {
     let mut bench = Bench::new(2);
-    let ledger = NmiLedger {
+    let ledger = LedgerCounts {
         in_guest: 100_000,
         in_hypervisor: 20,
         asked: 1,
         kicks_sent: 12,
         kicks_consumed: 11,
-        kicks_outstanding: 1,
+        kick_outstanding: true,
         owed: 2,
         injected: 100_007,
         merged: 1,
-        quiesce_generation: 13,
     };
     bench.machine.cpus[0].ledger = ledger;
     let expected = "\
@@ -238,7 +238,7 @@ balances: each NMI and each kick is accounted for, once
 ";
     assert_eq!(run(&mut bench, "nmi"), expected);
 
-    type Change = fn(&mut NmiLedger);
+    type Change = fn(&mut LedgerCounts);
     // Each number is in one of the sums: one more of it does not go unseen.
     let changes: [(Change, &str); 9] = [
         (
@@ -256,7 +256,7 @@ balances: each NMI and each kick is accounted for, once
             |l| l.kicks_sent += 1,
             "13 kicks were sent, and there are consumed or out 12: 1 lost",
         ),
-        (|l| l.kicks_outstanding -= 1, "1 lost"),
+        (|l| l.kick_outstanding = false, "1 lost"),
     ];
     for (change, verdict) in changes {
         bench.machine.cpus[1].ledger = ledger;

@@ -44,7 +44,7 @@ pub use guest_state::{ActivityState, GuestInterruptibility, PendingDebugExceptio
 pub use instruction_error::VmInstructionError;
 pub use instruction_info::{InstructionInfo, MemoryOperand};
 pub use interruption::{Exception, InterruptionInfo, InterruptionType};
-pub use monitor::{NmiLedger, VmcsHost};
+pub use monitor::{NmiState, VmcsHost};
 pub use overlay::Overlay;
 pub use qualification::ExitQualification;
 pub use registers::{Cr0, Cr4, Debugctl, Efer, Gpr, Rflags, SegmentRegister};

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::fake::{FakeVmcs, capabilities};
 use crate::{
-    AllowedSettings, Capabilities, Field, NmiLedger, Overlay, Violation, VmcsAccess, VmcsError,
+    AllowedSettings, Capabilities, Field, NmiState, Overlay, Violation, VmcsAccess, VmcsError,
     VmcsHost, VmcsSnapshot, check, monitor,
 };
 
@@ -75,8 +75,8 @@ impl VmcsHost for Host {
         Ok(())
     }
 
-    fn ledger(&mut self, _: usize) -> NmiLedger {
-        NmiLedger::default()
+    fn nmi_state(&mut self, _: usize) -> NmiState {
+        NmiState::default()
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -82,7 +82,7 @@ const RULES: [Rule; 12] = [
     Rule {
         package: "gdb-stub",
         kind: CrateKind::Library,
-        may_use: &["vmcs-inspect"],
+        may_use: &["stillpoint-quiesce", "vmcs-inspect"],
     },
     Rule {
         package: "vmcs-inspect",

@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use vmcs_inspect::NmiLedger;
+use stillpoint_quiesce::{Counted, Imbalance, LedgerCounts};
 
 use super::{Arguments, CommandError, CommandResult, Context};
 use crate::machine::{CpuIndex, MAX_CPUS, Machine};
@@ -18,56 +18,33 @@ the guest can take it.";
 const READS: usize = 1000;
 
 /// The columns: two lines of heading, and the number.
-type Column = (&'static str, &'static str, fn(&NmiLedger) -> u64);
+type Column = (&'static str, &'static str, fn(&LedgerCounts) -> u64);
 const COLUMNS: [Column; 9] = [
     ("taken in", "guest", |l| l.in_guest),
     ("taken in", "hyperv.", |l| l.in_hypervisor),
     ("NMIs", "asked", |l| l.asked),
     ("kicks", "sent", |l| l.kicks_sent),
     ("kicks", "consumed", |l| l.kicks_consumed),
-    ("kicks", "out", |l| u64::from(l.kicks_outstanding)),
+    ("kicks", "out", |l| u64::from(l.kick_outstanding)),
     ("NMIs", "owed", |l| u64::from(l.owed)),
     ("NMIs", "injected", |l| l.injected),
     ("NMIs", "merged", |l| l.merged),
 ];
 
-/// One of the two equations of a ledger that does not hold.
-struct Imbalance {
-    came: u64,
-    went: u64,
-    about: &'static str,
-}
+/// An imbalance in words.
+struct Verdict(Imbalance);
 
-impl Imbalance {
-    /// What does not hold: no NMI and no kick may vanish or come from nowhere.
-    fn find(ledger: &NmiLedger) -> Option<Self> {
-        let sum = |parts: &[u64]| parts.iter().fold(0, |sum: u64, &n| sum.saturating_add(n));
-        let nmis = Self {
-            came: sum(&[ledger.in_guest, ledger.in_hypervisor, ledger.asked]),
-            went: sum(&[
-                ledger.kicks_consumed,
-                u64::from(ledger.owed),
-                ledger.injected,
-                ledger.merged,
-            ]),
-            about: "NMIs came (in guest, in hypervisor, asked), and there went (kicks \
-                    consumed, owed, injected, merged)",
-        };
-        let kicks = Self {
-            came: ledger.kicks_sent,
-            went: sum(&[ledger.kicks_consumed, u64::from(ledger.kicks_outstanding)]),
-            about: "kicks were sent, and there are consumed or out",
-        };
-        [nmis, kicks]
-            .into_iter()
-            .find(|sides| sides.came != sides.went)
-    }
-}
-
-impl fmt::Display for Imbalance {
+impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { came, went, about } = self;
-        let (difference, what) = match came.checked_sub(*went) {
+        let Imbalance { of, came, went } = self.0;
+        let about = match of {
+            Counted::Nmis => {
+                "NMIs came (in guest, in hypervisor, asked), and there went (kicks \
+                 consumed, owed, injected, merged)"
+            }
+            Counted::Kicks => "kicks were sent, and there are consumed or out",
+        };
+        let (difference, what) = match came.checked_sub(went) {
             Some(lost) => (lost, "lost"),
             None => (went - came, "invented"),
         };
@@ -113,11 +90,11 @@ fn write_ledger(machine: &impl Machine, out: &mut dyn Write) -> fmt::Result {
     let mut totals = [0_u64; COLUMNS.len()];
     let cpus = CpuIndex::all(machine.cpu_count());
     // What is printed is what is judged, so that the person can do the sum.
-    let mut verdicts: [Option<Imbalance>; MAX_CPUS] = [const { None }; MAX_CPUS];
+    let mut verdicts: [Option<Verdict>; MAX_CPUS] = [const { None }; MAX_CPUS];
     for (cpu, verdict) in cpus.clone().zip(&mut verdicts) {
         let mut ledger = machine.nmi_ledger(cpu);
         for _ in 1..READS {
-            if Imbalance::find(&ledger).is_none() {
+            if ledger.imbalance().is_none() {
                 break;
             }
             core::hint::spin_loop();
@@ -130,7 +107,7 @@ fn write_ledger(machine: &impl Machine, out: &mut dyn Write) -> fmt::Result {
             write!(out, " {value:>9}")?;
         }
         writeln!(out)?;
-        *verdict = Imbalance::find(&ledger);
+        *verdict = ledger.imbalance().map(Verdict);
     }
     write!(out, "all")?;
     for total in totals {
@@ -138,8 +115,8 @@ fn write_ledger(machine: &impl Machine, out: &mut dyn Write) -> fmt::Result {
     }
     writeln!(out)?;
     for (cpu, verdict) in cpus.zip(&verdicts) {
-        if let Some(imbalance) = verdict {
-            writeln!(out, "CPU {cpu} does not balance: {imbalance}")?;
+        if let Some(verdict) = verdict {
+            writeln!(out, "CPU {cpu} does not balance: {verdict}")?;
         }
     }
     if verdicts.iter().all(Option::is_none) {

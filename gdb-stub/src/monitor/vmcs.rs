@@ -3,7 +3,7 @@
 use core::fmt::{self, Write};
 
 use vmcs_inspect::{
-    Capabilities, NmiLedger, VmcsAccess, VmcsError, VmcsHost, VmcsSnapshot, monitor,
+    Capabilities, NmiState, VmcsAccess, VmcsError, VmcsHost, VmcsSnapshot, monitor,
 };
 
 use super::{Arguments, CommandResult, Context};
@@ -51,10 +51,18 @@ impl<M: Machine> VmcsHost for Host<'_, '_, M> {
         self.0.machine.with_vmcs(cpu, f)
     }
 
-    fn ledger(&mut self, cpu: usize) -> NmiLedger {
-        cpu_index(self.0.machine, cpu)
-            .map(|cpu| self.0.machine.nmi_ledger(cpu))
-            .unwrap_or_default()
+    fn nmi_state(&mut self, cpu: usize) -> NmiState {
+        let machine = &*self.0.machine;
+        let Some(cpu) = cpu_index(machine, cpu) else {
+            return NmiState::default();
+        };
+        let ledger = machine.nmi_ledger(cpu);
+        NmiState {
+            owed: ledger.owed,
+            kick_outstanding: ledger.kick_outstanding,
+            merged: ledger.merged,
+            quiesce_generation: machine.joined_stop(cpu),
+        }
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -11,8 +11,9 @@ use gdb_stub::machine::{
 };
 use gdb_stub::registers::{Registers, Segment};
 use gdb_stub::{Int3Owner, SerialPort, Session};
+use stillpoint_quiesce::LedgerCounts;
 use vmcs_inspect::fake::{self, FakeVmcs};
-use vmcs_inspect::{Capabilities, NmiLedger, VmcsAccess, VmcsError};
+use vmcs_inspect::{Capabilities, VmcsAccess, VmcsError};
 
 use super::guest::{BASE, guest};
 
@@ -30,7 +31,7 @@ pub struct Cpu {
     pub registers: Registers,
     pub activity: CpuActivity,
     pub vmcs: FakeVmcs,
-    pub ledger: NmiLedger,
+    pub ledger: LedgerCounts,
     pub msrs: BTreeMap<u32, u64>,
 }
 
@@ -101,7 +102,7 @@ impl FakeMachine {
                 }
             },
             vmcs: FakeVmcs::well_formed(),
-            ledger: NmiLedger::default(),
+            ledger: LedgerCounts::default(),
             msrs: BTreeMap::from([(0xc000_0082, guest.work), (0x10, 1), (IA32_PRED_CMD, 0)]),
         };
         let mut machine = Self {
@@ -428,8 +429,12 @@ impl Inspect for FakeMachine {
         fake::capabilities()
     }
 
-    fn nmi_ledger(&self, cpu: CpuIndex) -> NmiLedger {
+    fn nmi_ledger(&self, cpu: CpuIndex) -> LedgerCounts {
         self.cpus[cpu.as_usize()].ledger
+    }
+
+    fn joined_stop(&self, cpu: CpuIndex) -> u64 {
+        11 + 2 * u64::from(cpu.0)
     }
 
     fn owe_nmi(&mut self, cpu: CpuIndex) -> Result<(), MachineError> {

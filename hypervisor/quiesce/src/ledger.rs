@@ -7,7 +7,7 @@ use crate::sync::AtomicU64;
 
 /// Counters of one CPU. Each NMI is counted once where it was taken and once
 /// for what became of it, so the two sides balance: see
-/// [`LedgerCounts::balances`].
+/// [`LedgerCounts::imbalance`].
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub(crate) in_guest: AtomicU64,
@@ -42,13 +42,48 @@ pub struct LedgerCounts {
     pub kick_outstanding: bool,
 }
 
+/// One of the two sums of a ledger that does not come out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Imbalance {
+    /// What was counted twice.
+    pub of: Counted,
+    /// How many came.
+    pub came: u64,
+    /// For how many there is something that became of them.
+    pub went: u64,
+}
+
+/// What a ledger counts where it comes from and again where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// NMIs: taken in the guest or in the hypervisor or asked for; consumed as kicks,
+    /// owed, injected or merged.
+    Nmis,
+    /// Kicks: sent; consumed or outstanding.
+    Kicks,
+}
+
 impl LedgerCounts {
-    /// Whether everything that came in is accounted for, once. True whenever
-    /// the CPU is stopped; on a running CPU the counters may be mid-change.
-    pub const fn balances(&self) -> bool {
-        let came = self.in_guest + self.in_hypervisor + self.asked;
-        let went = self.kicks_consumed + self.injected + self.merged + self.owed as u64;
-        came == went && self.kicks_sent == self.kicks_consumed + self.kick_outstanding as u64
+    /// What is not accounted for, once. `None` whenever the CPU is stopped; on a
+    /// running CPU the counters may be mid-change.
+    pub fn imbalance(&self) -> Option<Imbalance> {
+        let sum = |parts: &[u64]| parts.iter().fold(0, |sum: u64, &n| sum.saturating_add(n));
+        let nmis = Imbalance {
+            of: Counted::Nmis,
+            came: sum(&[self.in_guest, self.in_hypervisor, self.asked]),
+            went: sum(&[
+                self.kicks_consumed,
+                u64::from(self.owed),
+                self.injected,
+                self.merged,
+            ]),
+        };
+        let kicks = Imbalance {
+            of: Counted::Kicks,
+            came: self.kicks_sent,
+            went: sum(&[self.kicks_consumed, u64::from(self.kick_outstanding)]),
+        };
+        [nmis, kicks].into_iter().find(|sum| sum.came != sum.went)
     }
 }
 

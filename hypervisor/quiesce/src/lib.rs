@@ -26,7 +26,7 @@ mod sync;
 mod word;
 mod work;
 
-pub use ledger::{Ledger, LedgerCounts};
+pub use ledger::{Counted, Imbalance, Ledger, LedgerCounts};
 #[cfg(feature = "snapshot")]
 pub use rendezvous::Snapshot;
 pub use rendezvous::{Kicker, Rendezvous, Waiter};

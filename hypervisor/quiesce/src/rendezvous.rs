@@ -542,9 +542,9 @@ mod tests {
         // One kick is outstanding; two NMIs arrive: one of them is the guest's.
         assert_eq!(machine.on_nmi(1, false), NmiMeaning::Kick);
         assert_eq!(machine.on_nmi(1, true), NmiMeaning::Owed);
-        assert!(machine.ledger(1).balances());
+        assert_eq!(machine.ledger(1).imbalance(), None);
         assert_eq!(machine.inject(1), Some(0));
-        assert!(machine.ledger(1).balances());
+        assert_eq!(machine.ledger(1).imbalance(), None);
     }
 
     #[test]
@@ -590,7 +590,7 @@ mod tests {
                     }
                     step(0);
                     let ledger = machine.ledger(me);
-                    assert!(ledger.balances(), "{ledger:?}");
+                    assert_eq!(ledger.imbalance(), None, "{ledger:?}");
                     assert_eq!(ledger.owed, 0);
                 });
             }

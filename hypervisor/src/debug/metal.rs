@@ -10,8 +10,8 @@ use gdb_stub::machine::{
 };
 use gdb_stub::registers::Registers;
 use stillpoint_core::cpu_state::StartState;
+use stillpoint_quiesce::LedgerCounts;
 use stillpoint_trace::nanoseconds;
-use vmcs_inspect::monitor::NmiLedger;
 use vmcs_inspect::{ActivityState, Capabilities, Field, VmcsAccess, VmcsError};
 
 use super::{OWNER, host, metal_memory, metal_pals, metal_registers, registers, remote, step};
@@ -270,20 +270,12 @@ impl Inspect for Metal {
         state::capabilities()
     }
 
-    fn nmi_ledger(&self, cpu: CpuIndex) -> NmiLedger {
-        let counts = RENDEZVOUS.ledger(cpu.as_usize());
-        NmiLedger {
-            owed: counts.owed,
-            kicks_outstanding: u32::from(counts.kick_outstanding),
-            merged: counts.merged,
-            quiesce_generation: RENDEZVOUS.acknowledged(cpu.as_usize()),
-            in_guest: counts.in_guest,
-            in_hypervisor: counts.in_hypervisor,
-            asked: counts.asked,
-            kicks_sent: counts.kicks_sent,
-            kicks_consumed: counts.kicks_consumed,
-            injected: counts.injected,
-        }
+    fn nmi_ledger(&self, cpu: CpuIndex) -> LedgerCounts {
+        RENDEZVOUS.ledger(cpu.as_usize())
+    }
+
+    fn joined_stop(&self, cpu: CpuIndex) -> u64 {
+        RENDEZVOUS.acknowledged(cpu.as_usize())
     }
 
     fn owe_nmi(&mut self, cpu: CpuIndex) -> Result<(), MachineError> {

@@ -3,32 +3,21 @@
 
 use crate::{Capabilities, VmcsAccess, VmcsError, VmcsSnapshot};
 
-/// What the hypervisor itself keeps about the NMIs of one CPU.
+/// What the hypervisor itself keeps about the NMIs of one CPU, as far as the overview
+/// shows it.
 ///
 /// It is no part of the VMCS, but without it the VMCS tells half the story: an owed NMI shows
 /// in no field until it is injected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NmiLedger {
+pub struct NmiState {
     /// NMIs that the guest is owed on this CPU and has not been given yet.
     pub owed: u32,
-    /// Kicks sent to this CPU whose NMIs have not been seen yet.
-    pub kicks_outstanding: u32,
+    /// Whether a kick was sent to this CPU whose NMI has not been seen yet.
+    pub kick_outstanding: bool,
     /// NMIs that merged into one already owed, as the processor would have merged them.
     pub merged: u64,
     /// The quiesce generation that this CPU acknowledged last.
     pub quiesce_generation: u64,
-    /// NMIs that caused a VM exit.
-    pub in_guest: u64,
-    /// NMIs that interrupted the hypervisor.
-    pub in_hypervisor: u64,
-    /// NMIs that a person asked for.
-    pub asked: u64,
-    /// Kicks sent to this CPU.
-    pub kicks_sent: u64,
-    /// NMIs that were taken for a kick.
-    pub kicks_consumed: u64,
-    /// NMIs given to the guest.
-    pub injected: u64,
 }
 
 /// The stopped machine, as `monitor vmcs` needs it.
@@ -50,7 +39,7 @@ pub trait VmcsHost {
     ) -> Result<(), VmcsError>;
 
     /// What the hypervisor keeps about the NMIs of `cpu`.
-    fn ledger(&mut self, cpu: usize) -> NmiLedger;
+    fn nmi_state(&mut self, cpu: usize) -> NmiState;
 
     /// What the processor's VMX can do.
     fn capabilities(&self) -> Capabilities;

@@ -16,7 +16,7 @@ mod words;
 use core::fmt::{self, Write};
 use core::ops::Range;
 
-pub use host::{NmiLedger, VmcsHost};
+pub use host::{NmiState, VmcsHost};
 pub use words::{cpu_number, number};
 
 use crate::decode::ExitContext;

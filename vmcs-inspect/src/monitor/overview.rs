@@ -3,7 +3,7 @@
 use core::fmt::{self, Write};
 
 use super::layout::column;
-use super::{NmiLedger, VmcsHost};
+use super::{NmiState, VmcsHost};
 use crate::{
     ActivityState, Exception, Field, GuestInterruptibility, InterruptionInfo, InterruptionType,
     PinBasedControls, PrimaryControls, VmcsAccess, VmcsError,
@@ -65,14 +65,17 @@ pub(super) fn write(
         let mut row = Err(VmcsError::Unavailable);
         let reached = host.with_vmcs(cpu, &mut |vmcs| row = Row::read(vmcs));
         let mark = if cpu == host.current_cpu() { '*' } else { ' ' };
-        let ledger = host.ledger(cpu);
+        let nmis = host.nmi_state(cpu);
         column(out, COLUMNS[0].2, format_args!("{mark}{cpu}"))?;
         match reached.and(row) {
-            Ok(row) => write_row(out, &row, ledger)?,
+            Ok(row) => write_row(out, &row, nmis)?,
             Err(error) => writeln!(
                 out,
                 "{error}; NMIs owed {}, kicks out {}, merged {}, quiesce generation {}",
-                ledger.owed, ledger.kicks_outstanding, ledger.merged, ledger.quiesce_generation
+                nmis.owed,
+                u8::from(nmis.kick_outstanding),
+                nmis.merged,
+                nmis.quiesce_generation
             )?,
         }
     }
@@ -90,7 +93,7 @@ fn heads(out: &mut dyn Write) -> fmt::Result {
     out.write_str("gen.\n")
 }
 
-fn write_row(out: &mut dyn Write, row: &Row, ledger: NmiLedger) -> fmt::Result {
+fn write_row(out: &mut dyn Write, row: &Row, nmis: NmiState) -> fmt::Result {
     let nmi_exiting = row
         .pin_based
         .map(|c| c.contains(PinBasedControls::NMI_EXITING));
@@ -107,10 +110,10 @@ fn write_row(out: &mut dyn Write, row: &Row, ledger: NmiLedger) -> fmt::Result {
     column(out, COLUMNS[5].2, Optional(row.to_inject.map(Event)))?;
     column(out, COLUMNS[6].2, Optional(row.in_delivery.map(Event)))?;
     column(out, COLUMNS[7].2, Optional(row.activity.map(Activity)))?;
-    column(out, COLUMNS[8].2, ledger.owed)?;
-    column(out, COLUMNS[9].2, ledger.kicks_outstanding)?;
-    column(out, COLUMNS[10].2, ledger.merged)?;
-    writeln!(out, "{}", ledger.quiesce_generation)
+    column(out, COLUMNS[8].2, nmis.owed)?;
+    column(out, COLUMNS[9].2, u8::from(nmis.kick_outstanding))?;
+    column(out, COLUMNS[10].2, nmis.merged)?;
+    writeln!(out, "{}", nmis.quiesce_generation)
 }
 
 fn on_off(on: bool) -> &'static str {

@@ -5,13 +5,13 @@ extern crate std;
 use std::string::String;
 use std::vec::Vec;
 
-use super::{HELP, NmiLedger, VmcsHost, run};
+use super::{HELP, NmiState, VmcsHost, run};
 use crate::fake::{FakeVmcs, capabilities};
 use crate::{Capabilities, Field, VmcsAccess, VmcsError, VmcsSnapshot};
 
 struct FakeHost {
     vmcss: Vec<FakeVmcs>,
-    ledgers: Vec<NmiLedger>,
+    nmi_states: Vec<NmiState>,
     previous: Vec<Option<VmcsSnapshot>>,
     current: usize,
     caps: Capabilities,
@@ -35,8 +35,8 @@ impl VmcsHost for FakeHost {
         Ok(())
     }
 
-    fn ledger(&mut self, cpu: usize) -> NmiLedger {
-        self.ledgers[cpu]
+    fn nmi_state(&mut self, cpu: usize) -> NmiState {
+        self.nmi_states[cpu]
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -57,19 +57,18 @@ impl FakeHost {
         vmcss[2].fail_with(Some(VmcsError::Unavailable));
         FakeHost {
             vmcss,
-            ledgers: std::vec![
-                NmiLedger {
+            nmi_states: std::vec![
+                NmiState {
                     quiesce_generation: 12,
-                    ..NmiLedger::default()
+                    ..NmiState::default()
                 },
-                NmiLedger {
+                NmiState {
                     owed: 1,
-                    kicks_outstanding: 1,
+                    kick_outstanding: true,
                     merged: 3,
                     quiesce_generation: 12,
-                    ..NmiLedger::default()
                 },
-                NmiLedger::default(),
+                NmiState::default(),
             ],
             previous: std::vec![None, None, None],
             current: 1,
