@@ -16,11 +16,12 @@ use crate::progress::say;
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What must be installed on the system: package, and a file that shows that it is.
-const SYSTEM_PACKAGES: [(&str, &[&str]); 9] = [
+const SYSTEM_PACKAGES: [(&str, &[&str]); 10] = [
     ("gdb", &["/usr/bin/gdb"]),
     ("e2fsprogs", &["/usr/sbin/mke2fs", "/sbin/mke2fs"]),
     ("util-linux", &["/usr/bin/setpriv"]),
     ("python3", &["/usr/bin/python3"]),
+    ("openssl", &["/usr/bin/openssl"]),
     ("xz-utils", &["/usr/bin/xz"]),
     ("debian-archive-keyring", &[KEYRING]),
     ("gcc", &["/usr/bin/cc"]),

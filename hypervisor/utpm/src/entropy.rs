@@ -122,3 +122,93 @@ impl Proportion {
         self.count < Self::CUTOFF
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of a counter that runs through a mixing function, then changed.
+    struct Source<F>(u64, F);
+
+    impl<F: Fn(u64, u8) -> u8> Entropy for Source<F> {
+        fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyFailure> {
+            for byte in into {
+                self.0 += 1;
+                let mixed = (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29)
+                    .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                *byte = (self.1)(self.0, (mixed >> 56) as u8);
+            }
+            Ok(())
+        }
+    }
+
+    /// How many bytes a source gives before it is refused, in thousands.
+    fn lasts(change: impl Fn(u64, u8) -> u8) -> usize {
+        let Ok(mut checked) = Checked::new(Source(0, change)) else {
+            return 0;
+        };
+        let mut bytes = [0; 1000];
+        (1..100)
+            .take_while(|_| checked.fill(&mut bytes).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn a_good_source_is_believed() {
+        assert_eq!(lasts(|_, byte| byte), 99);
+    }
+
+    #[test]
+    fn a_stuck_source_is_refused_at_the_start() {
+        assert_eq!(lasts(|_, _| 0xff), 0);
+        assert_eq!(lasts(|_, _| 0), 0);
+    }
+
+    #[test]
+    fn a_source_that_repeats_itself_is_refused_at_the_start() {
+        assert_eq!(lasts(|count, _| (count % 8) as u8), 0);
+    }
+
+    #[test]
+    fn a_biased_source_is_refused() {
+        // Three bits of eight; and one value in every third place.
+        assert_eq!(lasts(|_, byte| byte & 0x07), 0);
+        let every_third = |count, byte| if count % 3 == 0 { 0x55 } else { byte };
+        assert_eq!(lasts(every_third), 0);
+    }
+
+    #[test]
+    fn a_source_that_breaks_later_is_refused_for_ever() {
+        let broken = |count, byte| {
+            if (5000..5005).contains(&count) {
+                0
+            } else {
+                byte
+            }
+        };
+        let mut checked = Checked::new(Source(0, broken)).unwrap();
+        let mut bytes = [0; 4000];
+        assert!(checked.fill(&mut bytes[..3900]).is_ok());
+        assert!(checked.fill(&mut bytes).is_err());
+        assert_eq!(bytes, [0; 4000]);
+        assert!(checked.fill(&mut bytes[..1]).is_err());
+    }
+
+    #[test]
+    fn so_many_equal_bytes_are_too_many() {
+        let mut repetition = Repetition::default();
+        let passes = [7, 9, 9, 9, 9, 7, 7, 7, 7, 7].map(|sample| repetition.passes(sample));
+        assert_eq!(passes[..9], [true; 9]);
+        assert!(!passes[9]);
+    }
+
+    #[test]
+    fn a_window_may_hold_its_first_byte_so_often() {
+        let count = |often: u32| {
+            let mut proportion = Proportion::default();
+            (0..512).all(|i: u32| proportion.passes(if i < often { 1 } else { 2 + (i % 3) as u8 }))
+        };
+        assert!(count(24));
+        assert!(!count(25));
+    }
+}

@@ -31,10 +31,15 @@ mod first_form;
 mod identity;
 mod key_generation;
 mod measurement;
+#[cfg(test)]
+mod openssl_tests;
 mod pcr;
 mod quote;
 mod sealing;
 mod tpm;
+
+#[cfg(test)]
+extern crate std;
 
 pub use call::{BadAddress, CallerMemory};
 pub use drbg::CtrDrbg;

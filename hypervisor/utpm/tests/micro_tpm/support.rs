@@ -1,6 +1,8 @@
 //! A PAL for the tests: a window of memory, a source of randomness that repeats
 //! itself run after run, and calls in either width.
 
+use std::ops::Range;
+
 use stillpoint_abi::pal::Width;
 use stillpoint_abi::{Hypercall, HypercallResult};
 use stillpoint_utpm::{
@@ -13,12 +15,17 @@ pub const BASE: u64 = 0x40_0000;
 /// How much of it there is. The last quarter can only be read.
 pub const SIZE: usize = 0x8000;
 
-/// The PAL's memory.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Window(pub Vec<u8>);
+/// The PAL's memory. It does not stand being read after it was written to: what
+/// the PAL's other threads change between two looks must not matter.
+pub struct Window {
+    pub bytes: Vec<u8>,
+    /// What the call under way has read.
+    reads: Vec<Range<usize>>,
+    written: bool,
+}
 
 impl Window {
-    fn range(gva: u64, length: usize, end: usize) -> Result<std::ops::Range<usize>, BadAddress> {
+    fn range(gva: u64, length: usize, end: usize) -> Result<Range<usize>, BadAddress> {
         let start = gva.checked_sub(BASE).ok_or(BadAddress)? as usize;
         let stop = start.checked_add(length).ok_or(BadAddress)?;
         if stop <= end {
@@ -31,7 +38,10 @@ impl Window {
 
 impl CallerMemory for Window {
     fn read(&mut self, gva: u64, into: &mut [u8]) -> Result<(), BadAddress> {
-        into.copy_from_slice(&self.0[Self::range(gva, into.len(), SIZE)?]);
+        assert!(!self.written, "reads {gva:#x} after writing");
+        let range = Self::range(gva, into.len(), SIZE)?;
+        into.copy_from_slice(&self.bytes[range.clone()]);
+        self.reads.extend((!range.is_empty()).then_some(range));
         Ok(())
     }
 
@@ -41,7 +51,8 @@ impl CallerMemory for Window {
 
     fn write(&mut self, gva: u64, from: &[u8]) -> Result<(), BadAddress> {
         let range = Self::range(gva, from.len(), SIZE / 4 * 3)?;
-        self.0[range].copy_from_slice(from);
+        self.bytes[range].copy_from_slice(from);
+        self.written = true;
         Ok(())
     }
 }
@@ -87,7 +98,11 @@ impl Pal {
         Self {
             tpm: Tpm::new(&mut entropy).unwrap(),
             pcrs: Pcrs::new(),
-            memory: Window(vec![0; SIZE]),
+            memory: Window {
+                bytes: vec![0; SIZE],
+                reads: Vec::new(),
+                written: false,
+            },
             entropy,
             width,
             next: BASE,
@@ -98,7 +113,8 @@ impl Pal {
     pub fn put(&mut self, bytes: &[u8]) -> u64 {
         let gva = self.next;
         self.next += bytes.len().next_multiple_of(16) as u64;
-        self.memory.write(gva, bytes).unwrap();
+        let start = (gva - BASE) as usize;
+        self.memory.bytes[start..start + bytes.len()].copy_from_slice(bytes);
         gva
     }
 
@@ -118,14 +134,13 @@ impl Pal {
     }
 
     /// What is in the PAL's memory.
-    pub fn get(&mut self, gva: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        self.memory.read(gva, &mut bytes).unwrap();
-        bytes
+    pub fn get(&self, gva: u64, length: usize) -> Vec<u8> {
+        let start = (gva - BASE) as usize;
+        self.memory.bytes[start..start + length].to_vec()
     }
 
     /// A 32-bit number in the PAL's memory.
-    pub fn number(&mut self, gva: u64) -> usize {
+    pub fn number(&self, gva: u64) -> usize {
         u32::from_le_bytes(self.get(gva, 4).try_into().unwrap()) as usize
     }
 
@@ -134,7 +149,20 @@ impl Pal {
         self.next = BASE;
     }
 
+    /// One call, whatever its arguments. What is refused has written nothing.
     pub fn execute(&mut self, call: Hypercall, arguments: [u64; 4]) -> Outcome {
+        self.memory.reads.clear();
+        self.memory.written = false;
+        let outcome = self.try_execute(call, arguments);
+        let succeeded = outcome == Outcome::Done(HypercallResult::Success);
+        assert!(
+            succeeded || !self.memory.written,
+            "{call:?} wrote something"
+        );
+        outcome
+    }
+
+    fn try_execute(&mut self, call: Hypercall, arguments: [u64; 4]) -> Outcome {
         self.tpm.execute(
             call,
             arguments,
@@ -145,10 +173,16 @@ impl Pal {
         )
     }
 
-    /// A call, made again until it is done.
+    /// A call whose arguments lie apart, made again until it is done. Nothing
+    /// of them is read twice.
     pub fn call(&mut self, call: Hypercall, arguments: [u64; 4]) -> HypercallResult {
         loop {
-            if let Outcome::Done(result) = self.execute(call, arguments) {
+            let outcome = self.execute(call, arguments);
+            let mut reads = self.memory.reads.clone();
+            reads.sort_by_key(|range| range.start);
+            let twice = reads.windows(2).find(|pair| pair[0].end > pair[1].start);
+            assert_eq!(twice, None, "{call:?} reads twice");
+            if let Outcome::Done(result) = outcome {
                 return result;
             }
         }
