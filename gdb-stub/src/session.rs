@@ -490,22 +490,23 @@ impl<S: SerialPort> Session<S> {
         stop_reply::send(machine, &self.debug, &mut self.line, Occasion::Stopped);
     }
 
-    /// GDB shows a refused access as any other that fails; the reason is told here, at
-    /// each stop in a PAL but those that steps end in.
+    /// GDB shows a refused access as any other that fails. The reason is told here, at
+    /// each stop but those that steps end in, of each CPU that is inside a PAL.
     fn tell_of_closed_memory<M: Machine>(&mut self, machine: &M) {
         let Debug { stop, pal_lock, .. } = self.debug;
-        if pal_lock == PalLock::Locked
-            && stop.kind != StopKind::Step
-            && let CpuActivity::Pal { id, .. } = machine.activity(stop.cpu)
-        {
-            let mut console = Console::new(&mut self.line, &mut self.packet);
-            let _ = writeln!(
-                console,
-                "CPU {} is inside PAL {id}, whose memory stays closed until `monitor pal unlock`",
-                stop.cpu
-            );
-            console.finish();
+        if pal_lock == PalLock::Unlocked || stop.kind == StopKind::Step {
+            return;
         }
+        let mut console = Console::new(&mut self.line, &mut self.packet);
+        for cpu in CpuIndex::all(machine.cpu_count()) {
+            if let CpuActivity::Pal { id, .. } = machine.activity(cpu) {
+                let _ = writeln!(
+                    console,
+                    "CPU {cpu} is inside PAL {id}, whose memory stays closed until `monitor pal unlock`"
+                );
+            }
+        }
+        console.finish();
     }
 
     /// Takes out everything that a client set.
