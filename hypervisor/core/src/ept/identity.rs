@@ -5,7 +5,7 @@
 //! They change entries that other CPUs may be using; each entry is replaced by
 //! one that is right by itself, and the caller sees to INVEPT.
 
-use super::{Entry, EptError, Leaf, Level, Permissions, TableMemory, lookup};
+use super::{Entry, EptError, Leaf, Level, Page, Permissions, TableMemory, lookup};
 use crate::addr::{Gpa, Hpa, PageSize, PhysRange};
 use crate::mtrr::{MemoryType, Mtrrs};
 
@@ -154,8 +154,8 @@ impl IdentityMap {
         unsplit
     }
 
-    /// Sets what one 4 KiB page leads to and what may be done with it, in both
-    /// views, splitting larger pages. The memory type stays.
+    /// Sets what one 4 KiB page is, in both views, splitting larger pages. The memory
+    /// type stays.
     ///
     /// # Errors
     /// [`EptError::BadAddress`] if `gpa` is no page's address, is not mapped,
@@ -164,21 +164,34 @@ impl IdentityMap {
         &mut self,
         memory: &mut impl TableMemory,
         gpa: Gpa,
-        hpa: Hpa,
-        permissions: Permissions,
+        page: Page,
     ) -> Result<(), EptError> {
         let bad = EptError::BadAddress(gpa);
-        let aligned = gpa.page_offset() == 0 && hpa.page_offset() == 0;
+        let aligned = gpa.page_offset() == 0 && page.hpa.page_offset() == 0;
         if !aligned || self.hole.contains(gpa.as_u64()) {
             return Err(bad);
         }
-        let root = self.root;
-        self.change(memory, |builder| {
-            let (table, entry) = builder.split_down_to(root, gpa)?.ok_or(bad)?;
-            let entry = Entry::page(Level::Pt, hpa, permissions, entry.memory_type());
-            builder.memory.write(table, Level::Pt.index(gpa), entry.0);
-            Ok(())
-        })
+        let mut builder = self.builder(memory);
+        let found = builder.split_down_to(self.root, gpa);
+        let split = builder.tables != self.tables;
+        self.tables = builder.tables;
+        if split {
+            self.share_at(memory, gpa);
+        }
+        let (table, entry) = found?.ok_or(bad)?;
+        let entry = Entry::page(Level::Pt, page.hpa, page.permissions, entry.memory_type());
+        let entry = entry.with_tag(page.tag);
+        memory.write(table, Level::Pt.index(gpa), entry.0);
+        Ok(())
+    }
+
+    fn builder<'a, M: TableMemory>(&self, memory: &'a mut M) -> Builder<'a, M> {
+        Builder {
+            memory,
+            hole: self.hole,
+            pages_1g: self.pages_1g,
+            tables: self.tables,
+        }
     }
 
     /// Runs a change on the main view, then shares its tables with the other.
@@ -187,16 +200,29 @@ impl IdentityMap {
         memory: &mut M,
         change: impl FnOnce(&mut Builder<'_, M>) -> Result<(), EptError>,
     ) -> Result<(), EptError> {
-        let mut builder = Builder {
-            memory,
-            hole: self.hole,
-            pages_1g: self.pages_1g,
-            tables: self.tables,
-        };
+        let mut builder = self.builder(memory);
         let result = change(&mut builder);
         self.tables = builder.tables;
         self.share(memory);
         result
+    }
+
+    /// As [`share`](Self::share), for the one way that leads to a page outside the hole.
+    fn share_at(&self, memory: &mut impl TableMemory, gpa: Gpa) {
+        let (mut main, mut zero, mut level) = (self.root, self.zero_root, Level::Pml4);
+        loop {
+            let index = level.index(gpa);
+            let entry = Entry(memory.read(main, index));
+            let start = gpa.as_u64() & !(level.span() - 1);
+            let block = PhysRange::from_len(start, level.span());
+            let Some(below) = level.below().filter(|_| block.overlaps(self.hole)) else {
+                memory.write(zero, index, entry.0);
+                return;
+            };
+            main = entry.address();
+            zero = Entry(memory.read(zero, index)).address();
+            level = below;
+        }
     }
 
     /// Makes the zero view's own tables agree with the main view's, except on

@@ -11,10 +11,12 @@
 //! Source: Intel SDM, vol. 3, section 29.3, "The Extended Page Table Mechanism (EPT)".
 
 mod identity;
+mod pal_view;
 #[cfg(test)]
 mod tests;
 
 pub use identity::{IdentityMap, IdentityPlan, default_limit};
+pub use pal_view::PalView;
 
 use crate::addr::{Gpa, Hpa, PageSize};
 use crate::mtrr::MemoryType;
@@ -71,6 +73,34 @@ pub struct Leaf {
     pub permissions: Permissions,
     /// The memory type.
     pub memory_type: MemoryType,
+    /// Whose the page is: see [`Page::tag`].
+    pub tag: u8,
+}
+
+/// What a 4 KiB page is to be: see [`IdentityMap::set_page`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Where it leads.
+    pub hpa: Hpa,
+    /// What may be done with it.
+    pub permissions: Permissions,
+    /// A note of the hypervisor's, to which the processor pays no heed: whom the page
+    /// is lent to. 0 to [`Page::MAX_TAG`], 0 for a page that is the guest's own.
+    pub tag: u8,
+}
+
+impl Page {
+    /// The highest tag.
+    pub const MAX_TAG: u8 = 127;
+
+    /// The guest's own page: it leads to itself, and all may be done with it.
+    pub const fn own(gpa: Gpa) -> Self {
+        Self {
+            hpa: Hpa::new(gpa.as_u64()),
+            permissions: Permissions::all(),
+            tag: 0,
+        }
+    }
 }
 
 /// The EPT pointer for a root: write-back tables, four levels, no accessed and
@@ -168,6 +198,9 @@ impl Entry {
     /// permissions from an entry that was never filled.
     const USED: u64 = 1 << 11;
     const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    /// Bits 58:52 are ignored too: 57 and 58 belong to guest-paging verification and
+    /// paging-write control, which are off.
+    const TAG_SHIFT: u32 = 52;
 
     const fn table(table: Hpa) -> Self {
         Self(table.as_u64() | Self::PERMISSIONS | Self::USED)
@@ -208,6 +241,14 @@ impl Entry {
         MemoryType::from_number((self.0 >> Self::MEMORY_TYPE_SHIFT) as u8 & 7)
     }
 
+    const fn tag(self) -> u8 {
+        (self.0 >> Self::TAG_SHIFT) as u8 & Page::MAX_TAG
+    }
+
+    const fn with_tag(self, tag: u8) -> Self {
+        Self(self.0 | ((tag & Page::MAX_TAG) as u64) << Self::TAG_SHIFT)
+    }
+
     const fn with_memory_type(self, memory_type: MemoryType) -> Self {
         let cleared = self.0 & !(7 << Self::MEMORY_TYPE_SHIFT);
         Self(cleared | (memory_type as u64) << Self::MEMORY_TYPE_SHIFT)
@@ -219,6 +260,7 @@ impl Entry {
             size: level.page_size()?,
             permissions: self.permissions(),
             memory_type: self.memory_type(),
+            tag: self.tag(),
         })
     }
 }

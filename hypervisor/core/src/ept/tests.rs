@@ -262,6 +262,14 @@ fn too_few_tables_are_an_error() {
     }
 }
 
+fn lent(hpa: Hpa, permissions: Permissions, tag: u8) -> Page {
+    Page {
+        hpa,
+        permissions,
+        tag,
+    }
+}
+
 #[test]
 fn one_page_can_be_taken_away_and_given_back() {
     let (mtrrs, mut memory) = (mtrrs(), tables(64));
@@ -270,8 +278,9 @@ fn one_page_can_be_taken_away_and_given_back() {
     // In a 2 MiB page, in a 1 GiB page, and beside the hole.
     for page in [0x1000_3000, 7 * GIB + 0x5000, 0x3dff_f000] {
         let gpa = Gpa::new(page);
-        map.set_page(&mut memory, gpa, decoy, Permissions::READ)
+        map.set_page(&mut memory, gpa, lent(decoy, Permissions::READ, 127))
             .unwrap();
+        assert_eq!(lookup(&memory, map.root(), gpa).unwrap().tag, 127);
         for root in [map.root(), map.zero_root()] {
             assert_eq!(
                 walk(&memory, eptp(root), page),
@@ -279,16 +288,20 @@ fn one_page_can_be_taken_away_and_given_back() {
             );
         }
         check(&memory, &map, &mtrrs, page - 0x1000);
-        map.set_page(&mut memory, gpa, Hpa::new(page), Permissions::empty())
-            .unwrap();
+        map.set_page(
+            &mut memory,
+            gpa,
+            lent(Hpa::new(page), Permissions::empty(), 1),
+        )
+        .unwrap();
         assert_eq!(walk(&memory, eptp(map.zero_root()), page), None);
         let leaf = lookup(&memory, map.root(), gpa).unwrap();
-        assert_eq!(leaf.permissions, Permissions::empty());
+        assert_eq!((leaf.permissions, leaf.tag), (Permissions::empty(), 1));
         // A page without permissions isn't one that was never mapped.
         let met = map.map_on_demand(&mut memory, &mtrrs, gpa).unwrap();
         assert_eq!(met, leaf);
-        map.set_page(&mut memory, gpa, Hpa::new(page), Permissions::all())
-            .unwrap();
+        map.set_page(&mut memory, gpa, Page::own(gpa)).unwrap();
+        assert_eq!(lookup(&memory, map.root(), gpa).unwrap().tag, 0);
         check(&memory, &map, &mtrrs, page);
     }
     check_all(&memory, &map, &mtrrs, 512 * GIB);
@@ -301,16 +314,12 @@ fn what_cannot_be_set_is_refused() {
     let mut map = IdentityMap::build(&mut memory, &plan(&mtrrs)).unwrap();
     let before = memory.tables.clone();
     for gpa in [map.hole.start, map.hole.end - 0x1000, 0x1001, 512 * GIB] {
-        let refused = map.set_page(&mut memory, Gpa::new(gpa), Hpa::new(0), Permissions::all());
+        let refused = map.set_page(&mut memory, Gpa::new(gpa), Page::own(Gpa::new(0)));
         assert_eq!(refused, Err(EptError::BadAddress(Gpa::new(gpa))));
     }
     memory.capacity = memory.tables.len();
-    let refused = map.set_page(
-        &mut memory,
-        Gpa::new(7 * GIB),
-        Hpa::new(0),
-        Permissions::all(),
-    );
+    let gpa = Gpa::new(7 * GIB);
+    let refused = map.set_page(&mut memory, gpa, Page::own(gpa));
     assert_eq!(refused, Err(EptError::OutOfTables));
     assert_eq!(memory.tables, before);
 }
@@ -369,7 +378,8 @@ proptest! {
             // Write without read is no permission that EPT knows.
             let permissions = if permissions & 3 == 2 { permissions | 1 } else { permissions };
             let (gpa, hpa) = (page << 12, (page ^ to) << 12);
-            let set = map.set_page(&mut memory, Gpa::new(gpa), Hpa::new(hpa), Permissions::from_bits_truncate(permissions));
+            let page = lent(Hpa::new(hpa), Permissions::from_bits_truncate(permissions), 0);
+            let set = map.set_page(&mut memory, Gpa::new(gpa), page);
             prop_assert_eq!(set.is_ok(), !map.hole.contains(gpa));
             if set.is_ok() {
                 model.insert(gpa, (hpa, permissions));
@@ -385,4 +395,46 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn a_pals_view_holds_its_pages_and_nothing_else(
+        changes in proptest::collection::vec((0..6u64, 0..1024u64, 0..3usize), 0..64),
+    ) {
+        let mut memory = tables(64);
+        let view = PalView::new(&mut memory).unwrap();
+        let rights = [Permissions::READ, Permissions::READ | Permissions::EXECUTE, Permissions::READ | Permissions::WRITE];
+        let mut model = std::collections::BTreeMap::new();
+        for (far, page, kind) in changes {
+            // Some in one table, some in another, some far away.
+            let gpa = (far / 2) << 38 | page << 12;
+            if far % 2 == 1 && model.remove(&gpa).is_some() {
+                view.unmap(&mut memory, Gpa::new(gpa));
+                continue;
+            }
+            view.map(&mut memory, Gpa::new(gpa), rights[kind], MemoryType::WriteBack).unwrap();
+            model.insert(gpa, rights[kind].bits());
+        }
+        for gpa in (0..3).flat_map(|far| (0..1024).map(move |page| far << 38 | page << 12)) {
+            let found = walk(&memory, view.eptp(), gpa);
+            let expected = model.get(&gpa).map(|&rights| (gpa, rights, 6, 0x1000));
+            prop_assert_eq!(found, expected);
+        }
+    }
+}
+
+#[test]
+fn a_pals_view_says_what_it_cannot_hold() {
+    let mut memory = tables(3);
+    let view = PalView::new(&mut memory).unwrap();
+    let mut map = |gpa| {
+        view.map(
+            &mut memory,
+            Gpa::new(gpa),
+            Permissions::READ,
+            MemoryType::WriteBack,
+        )
+    };
+    assert_eq!(map(0x1001), Err(EptError::BadAddress(Gpa::new(0x1001))));
+    assert_eq!(map(1 << 48), Err(EptError::BadAddress(Gpa::new(1 << 48))));
+    assert_eq!(map(0x1000), Err(EptError::OutOfTables));
 }
