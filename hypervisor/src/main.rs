@@ -9,6 +9,7 @@ mod cpu;
 mod debug;
 mod log;
 mod memory;
+mod pal;
 mod panic;
 mod reset;
 mod rt;
@@ -35,6 +36,7 @@ use stillpoint_core::cpu_state::{self, StartState};
 use stillpoint_core::memmap::{self, MemoryMap};
 use stillpoint_quiesce::Rendezvous;
 
+use crate::boot::acpi::ResetRegister;
 use crate::boot::multiboot::BootLoader;
 use crate::boot::{acpi, multiboot, relocate};
 use crate::cpu::percpu::{self, MAX_CPUS, PerCpu};
@@ -42,7 +44,7 @@ use crate::cpu::{apic, msr, smp};
 use crate::log::log;
 use crate::memory::frames::FRAMES;
 use crate::memory::tables::HostTables;
-use crate::memory::{bios, guest, layout, tables};
+use crate::memory::{bios, guest, layout, pool, tables};
 use crate::serial::DebugLine;
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{ept, io, setup, state};
@@ -118,10 +120,13 @@ extern "C" fn boot_main(multiboot_info: u32) -> ! {
         apic_ids.len(),
         map.hypervisor
     );
-    state::init_pages().unwrap_or_else(|_| refuse("the hypervisor's memory is too small"));
+    state::init_pages()
+        .and_then(|()| pool::init())
+        .unwrap_or_else(|_| refuse("the hypervisor's memory is too small"));
     ept::init(map.hypervisor, map.guest.end_of_ram())
         .unwrap_or_else(|why| refuse(format_args!("no EPT: {why:?}")));
     bios::install(map.guest);
+    watch_reset_register(loader.rsdp);
 
     let mut vcpu = enter_vmx(bsp).unwrap_or_else(|why| refuse(why));
     start_others(host_tables);
@@ -136,6 +141,17 @@ extern "C" fn boot_main(multiboot_info: u32) -> ! {
     RENDEZVOUS.join(bsp.index);
     vcpu.start_state = StartState::Running;
     vcpu.run(options.wait)
+}
+
+/// Finds ACPI's reset register, so that PALs are wiped before it restarts the machine.
+fn watch_reset_register(rsdp: Option<usize>) {
+    match acpi::reset_register(rsdp) {
+        ResetRegister::None => {}
+        ResetRegister::Port(port, value) => io::init_reset_ports(Some((port, value))),
+        ResetRegister::Elsewhere => {
+            log!("ACPI's reset register is no port: a reset by it leaves PALs' memory as it is");
+        }
+    }
 }
 
 /// Opens the debugger's line, if one is asked for.
@@ -165,7 +181,8 @@ fn take_memory(loader: &BootLoader, cpus: usize) -> (memmap::MemoryPlan, HostTab
     let map =
         MemoryMap::from_firmware(loader.regions.iter().copied()).unwrap_or_else(|why| refuse(why));
     let symbol_pages = loader.symbols.map_or(0, |symbols| symbols.pages());
-    let pages = percpu::pages_per_cpu() * cpus as u64 + TABLE_PAGES + symbol_pages;
+    let pages =
+        percpu::pages_per_cpu() * cpus as u64 + TABLE_PAGES + pool::FRAMES_IN_POOL + symbol_pages;
     let size = layout::image_size() + pages * PAGE_SIZE;
     let mut in_use: Vec<PhysRange, 8> = Vec::from_iter(loader.in_use.iter().copied());
     let image = PhysRange::from_len(layout::IMAGE_LMA, layout::image_size());

@@ -3,7 +3,7 @@
 
 use gdb_stub::StopKind;
 use stillpoint_trace::DebuggerCause;
-pub use stillpoint_trace::Event;
+pub use stillpoint_trace::{Event, PalEnd};
 
 use crate::cpu::{percpu, tsc};
 

@@ -115,6 +115,11 @@ impl Section {
         self.pages as u64 * 4096
     }
 
+    /// The address of each of its pages.
+    pub fn addresses(self) -> impl Iterator<Item = u64> + Clone {
+        (0..u64::from(self.pages)).map(move |page| self.start + page * 4096)
+    }
+
     /// The section as programs lay it out.
     pub const fn to_bytes(self) -> [u8; SECTION_SIZE] {
         element(self.kind.raw(), self.pages, self.start)

@@ -17,6 +17,7 @@
 //! | what state does a CPU start in? | [`cpu_state`] |
 //! | which VMX controls are set, and can this CPU do it? | [`vmcs_plan`] |
 //! | what is a PAL, and how do calls go in and out? | [`pal`] |
+//! | which port accesses restart the machine? | [`reset_ports`] |
 //! | what does a task switch, or INS and OUTS to a hidden port? | [`task_switch`], [`string_io`] |
 //!
 //! [`addr`], [`registers`] and [`segment`] are what the others speak in.
@@ -37,6 +38,7 @@ pub mod mtrr;
 pub mod paging;
 pub mod pal;
 pub mod registers;
+pub mod reset_ports;
 pub mod segment;
 pub mod string_io;
 pub mod task_switch;

@@ -18,7 +18,6 @@ const PAT: u64 = 0x0007_0406_0007_0406;
 fn controls(debugger: bool) -> ControlValues {
     let input = PlanInput {
         preemption_timer: debugger,
-        io_bitmaps: debugger,
     };
     plan(&VmxMsrs::from(&capabilities()), &input).unwrap()
 }

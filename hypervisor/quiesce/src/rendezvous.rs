@@ -245,6 +245,11 @@ impl<const N: usize> Rendezvous<N> {
         meaning
     }
 
+    /// Whether CPU `me` owes its guest an NMI.
+    pub fn owes(&self, me: usize) -> bool {
+        self.cpus[me].word().owed() != 0
+    }
+
     /// How many NMIs CPU `me` owes its guest, after merging what a processor
     /// would have merged; `blocked` is the guest's virtual-NMI blocking.
     pub fn settle(&self, me: usize, blocked: bool) -> u32 {

@@ -1,7 +1,9 @@
-//! Which CPUs there are: ACPI's multiple APIC description table.
+//! What the boot asks ACPI: which CPUs there are, and how the machine is reset.
 
 use core::ptr::NonNull;
 
+use acpi::address::AddressSpace;
+use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use heapless::Vec;
@@ -40,19 +42,57 @@ pub enum AcpiError {
     TooManyCpus,
 }
 
-/// The APIC identifiers of all CPUs that may be started, this one's (`own`) first.
-///
-/// # Errors
-/// [`AcpiError`]
-pub fn apic_ids(rsdp: Option<usize>, own: u32) -> Result<Vec<u32, MAX_CPUS>, AcpiError> {
+fn tables(rsdp: Option<usize>) -> Result<AcpiTables<DirectMap>, AcpiError> {
     // SAFETY: the address comes from GRUB, or the search is in the BIOS area.
-    let tables = unsafe {
+    unsafe {
         match rsdp {
             Some(address) => AcpiTables::from_rsdp(DirectMap, address),
             None => AcpiTables::search_for_rsdp_bios(DirectMap),
         }
     }
-    .map_err(|_| AcpiError::NoTables)?;
+    .map_err(|_| AcpiError::NoTables)
+}
+
+/// ACPI's reset register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetRegister {
+    /// There is none.
+    None,
+    /// A port, and the value that resets the machine.
+    Port(u16, u8),
+    /// It lies in memory or in PCI configuration space, where nothing watches it.
+    Elsewhere,
+}
+
+/// The reset register (ACPI Specification 6.5, section 4.8.3.6, "Reset Register").
+pub fn reset_register(rsdp: Option<usize>) -> ResetRegister {
+    let Ok(tables) = tables(rsdp) else {
+        return ResetRegister::None;
+    };
+    let Ok(fadt) = tables.find_table::<Fadt>() else {
+        return ResetRegister::None;
+    };
+    // Revision 1 is too short to have one, and says so by its flags.
+    let flags = fadt.flags;
+    if !flags.supports_system_reset_via_fadt() {
+        return ResetRegister::None;
+    }
+    match fadt.reset_register() {
+        Ok(register) if register.address_space == AddressSpace::SystemIo => {
+            u16::try_from(register.address).map_or(ResetRegister::Elsewhere, |port| {
+                ResetRegister::Port(port, fadt.reset_value)
+            })
+        }
+        _ => ResetRegister::Elsewhere,
+    }
+}
+
+/// The APIC identifiers of all CPUs that may be started, this one's (`own`) first.
+///
+/// # Errors
+/// [`AcpiError`]
+pub fn apic_ids(rsdp: Option<usize>, own: u32) -> Result<Vec<u32, MAX_CPUS>, AcpiError> {
+    let tables = tables(rsdp)?;
     let madt = tables
         .find_table::<Madt>()
         .map_err(|_| AcpiError::NoTables)?;

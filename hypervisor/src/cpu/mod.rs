@@ -3,7 +3,6 @@
 
 pub mod apic;
 pub mod descriptors;
-#[expect(dead_code, reason = "PALs are to come, and their micro-TPM asks it")]
 pub mod entropy;
 pub mod faults;
 pub mod interrupts;

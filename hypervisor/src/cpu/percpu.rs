@@ -18,6 +18,7 @@ use crate::debug::remote::RequestSlot;
 use crate::log::LogRing;
 use crate::memory::frames::{FRAMES, OutOfFrames};
 use crate::memory::layout;
+use crate::pal::fpu::{self, XsaveArea};
 use crate::vmx::vcpu::{Published, Vcpu};
 use crate::{RENDEZVOUS, trace};
 
@@ -51,6 +52,8 @@ pub struct PerCpu {
     pub debugger_stack: u64,
     /// The end of the stack that the CPU starts on.
     pub stack: u64,
+    /// Where the vector state of a PAL's caller waits.
+    pub xsave_area: XsaveArea,
     /// The EPT changes that this CPU has caught up with; see [`crate::vmx::ept`].
     pub ept_epoch: AtomicU64,
     /// VM exits by basic reason.
@@ -91,9 +94,9 @@ impl PerCpu {
 static CPUS: Once<&'static [&'static PerCpu]> = Once::new();
 
 /// Pages that one CPU's state and stacks take.
-pub const fn pages_per_cpu() -> u64 {
+pub fn pages_per_cpu() -> u64 {
     let own = (size_of::<PerCpu>() as u64).div_ceil(PAGE_SIZE);
-    own + (2 * STACK_SIZE + IST_STACKS as u64 * IST_STACK_SIZE) / PAGE_SIZE
+    own + fpu::area_pages() + (2 * STACK_SIZE + IST_STACKS as u64 * IST_STACK_SIZE) / PAGE_SIZE
 }
 
 /// Makes the state of all CPUs, from their APIC identifiers; the first is this
@@ -108,6 +111,7 @@ pub fn init(apic_ids: &[u32]) -> Result<(), OutOfFrames> {
         let place = layout::direct(FRAMES.allocate(pages)?).cast::<PerCpu>();
         let stack = stack(STACK_SIZE)?;
         let debugger_stack = self::stack(STACK_SIZE)?;
+        let xsave_area = layout::direct(FRAMES.allocate(fpu::area_pages())?);
         let mut ists = [0; IST_STACKS];
         for ist in &mut ists {
             *ist = self::stack(IST_STACK_SIZE)?;
@@ -122,6 +126,7 @@ pub fn init(apic_ids: &[u32]) -> Result<(), OutOfFrames> {
             (&raw mut (*place).descriptors).write(Once::new());
             (*place).debugger_stack = debugger_stack;
             (*place).stack = stack;
+            (*place).xsave_area = XsaveArea::new(xsave_area);
             list.add(index).write(&*place);
             &*place
         };

@@ -9,7 +9,7 @@ use crate::vmx::guest_state;
 use crate::vmx::instructions::Current;
 use gdb_stub::machine::{CpuIndex, MachineError, Memory};
 use stillpoint_core::addr::{Gpa, Gva};
-use stillpoint_core::paging::{self, Access, AccessKind, AccessMode, PagingRegs, Partial};
+use stillpoint_core::paging::{self, Access, AccessKind, AccessMode, PagingRegs, Partial, PhysMem};
 
 fn paging_of(cpu: CpuIndex) -> Result<PagingRegs, MachineError> {
     let target = metal::per_cpu(cpu)?;
@@ -101,7 +101,9 @@ impl Memory for Metal {
     }
 
     fn read_physical(&mut self, gpa: u64, data: &mut [u8]) -> Result<usize, MachineError> {
-        guest::read(Gpa::new(gpa), data).map_err(|_| MachineError::BadAddress)?;
+        GuestMemory
+            .read(Gpa::new(gpa), data)
+            .map_err(|_| MachineError::BadAddress)?;
         Ok(data.len())
     }
 

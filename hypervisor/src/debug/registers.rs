@@ -81,8 +81,32 @@ pub fn catch_up(vcpu: &mut Vcpu) {
         }
     }
     vcpu.control(PrimaryControls::MOV_DR_EXITING, !own);
-    let exceptions = u64::from(!own) << 1 | u64::from(plan.int3_exits) << 3;
+    set_exceptions(vcpu);
+}
+
+/// Makes the exceptions exit that the debugger wants; inside a PAL, all of them.
+pub fn set_exceptions(vcpu: &Vcpu) {
+    let exceptions = if vcpu.pal.is_some() {
+        u64::from(u32::MAX)
+    } else {
+        let int3 = PLAN.lock().int3_exits;
+        u64::from(vcpu.guest_debug.is_some()) << 1 | u64::from(int3) << 3
+    };
     set(Field::EXCEPTION_BITMAP, exceptions);
+}
+
+/// DR7 as the guest has it, whoever uses the register.
+pub fn guest_dr7(vcpu: &Vcpu) -> u64 {
+    vcpu.guest_debug
+        .map_or_else(|| get(Field::GUEST_DR7), |guest| guest.dr7)
+}
+
+/// Sets the DR7 that the guest has.
+pub fn set_guest_dr7(vcpu: &mut Vcpu, value: u64) {
+    match &mut vcpu.guest_debug {
+        Some(guest) => guest.dr7 = value,
+        None => set(Field::GUEST_DR7, value),
+    }
 }
 
 /// Whose a #DB is.

@@ -2,12 +2,13 @@
 //! are the machine's.
 
 use spin::Once;
-use stillpoint_core::addr::{Gpa, Hpa};
+use stillpoint_core::addr::{Gpa, Hpa, PAGE_SIZE};
 use stillpoint_core::memmap::{MemoryMap, RegionKind};
 use stillpoint_core::paging::{PhysMem, PhysMemError};
 
 use super::layout;
 use crate::cpu::percpu::PerCpu;
+use crate::pal;
 use crate::vmx::ept;
 
 /// What is known of the machine's memory.
@@ -23,11 +24,23 @@ pub fn init(map: MemoryMap, direct_end: u64) {
     LIMITS.call_once(|| Limits { map, direct_end });
 }
 
-/// The guest's physical memory, as page walks and the debugger reach it.
+/// The guest's physical memory, as the debugger reaches it, and page walks in its service:
+/// the page tables that a PAL runs on are to be read too.
 pub struct GuestMemory;
 
 impl PhysMem for GuestMemory {
     fn read(&mut self, address: Gpa, into: &mut [u8]) -> Result<(), PhysMemError> {
+        let room = (PAGE_SIZE - address.page_offset()) as usize;
+        if ept::is_hypervisors(address.as_u64())
+            && into.len() <= room
+            && pal::table_owner(address).is_some()
+        {
+            let from = layout::direct(Hpa::new(address.as_u64()));
+            // SAFETY: within a page of the pool, in the direct map. The machine is
+            // stopped, so no table changes.
+            unsafe { core::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+            return Ok(());
+        }
         read(address, into)
     }
 
@@ -37,7 +50,8 @@ impl PhysMem for GuestMemory {
 }
 
 /// Guest-physical memory as the guest's own accesses find it, when the hypervisor
-/// makes them in the guest's place: its own range reads as zeros, and refuses writes.
+/// makes them in the guest's place: its own range reads as zeros, a PAL's pages read as
+/// ones, and both refuse writes.
 pub struct GuestView<'a>(pub &'a PerCpu);
 
 impl PhysMem for GuestView<'_> {
@@ -47,12 +61,19 @@ impl PhysMem for GuestView<'_> {
             into.fill(0);
             return Ok(());
         }
+        if pal::holds(address, into.len()) {
+            into.fill(0xff);
+            return Ok(());
+        }
         read(address, into)
     }
 
     fn write(&mut self, address: Gpa, from: &[u8]) -> Result<(), PhysMemError> {
         if ept::is_hypervisors(address.as_u64()) {
             self.0.count_range_write(address.as_u64());
+        }
+        if pal::holds(address, from.len()) {
+            return Err(PhysMemError(address));
         }
         write(address, from)
     }
@@ -92,7 +113,12 @@ fn place(address: Gpa, len: usize) -> Result<Place, PhysMemError> {
     )
 }
 
-/// Reads.
+/// Is this whole range RAM that the guest may use?
+pub fn is_ram(address: Gpa, len: usize) -> bool {
+    matches!(place(address, len), Ok(Place::Ram))
+}
+
+/// Reads whatever is there. Whether a PAL's page may be read is for the caller to know.
 ///
 /// # Errors
 /// [`PhysMemError`]: the hypervisor's own memory, or beyond the machine's.
@@ -117,7 +143,8 @@ pub fn read(address: Gpa, into: &mut [u8]) -> Result<(), PhysMemError> {
     Ok(())
 }
 
-/// Writes.
+/// Writes, whatever is there. Whether a PAL's page may be written is for the caller to
+/// know.
 ///
 /// # Errors
 /// [`PhysMemError`]: as [`read`]; and outside RAM, what is not whole aligned 32-bit

@@ -58,3 +58,17 @@ pub fn behind_direct(address: u64) -> Option<Hpa> {
     let offset = address.checked_sub(DIRECT_MAP)?;
     (address < IMAGE_VMA).then(|| Hpa::new(offset))
 }
+
+/// Reads an entry of a page table or EPT table of ours; `index` is below 512.
+pub fn read_entry(table: Hpa, index: usize) -> u64 {
+    debug_assert!(index < 512);
+    // SAFETY: a table in the direct map, which the hypervisor alone writes.
+    unsafe { direct(table).cast::<u64>().add(index).read_volatile() }
+}
+
+/// Writes an entry, all 64 bits at once: a processor may be walking the table.
+pub fn write_entry(table: Hpa, index: usize, entry: u64) {
+    debug_assert!(index < 512);
+    // SAFETY: as in `read_entry`; an aligned store is seen whole.
+    unsafe { direct(table).cast::<u64>().add(index).write_volatile(entry) };
+}

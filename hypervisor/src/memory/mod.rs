@@ -5,4 +5,5 @@ pub mod bios;
 pub mod frames;
 pub mod guest;
 pub mod layout;
+pub mod pool;
 pub mod tables;

@@ -5,7 +5,7 @@ use stillpoint_core::addr::{Hpa, PAGE_SIZE, PageSize};
 use stillpoint_core::mtrr::Mtrrs;
 
 use super::frames::{FRAMES, OutOfFrames};
-use super::layout::{self, DIRECT_MAP, DIRECT_SLOT, IMAGE_VMA, Part};
+use super::layout::{self, DIRECT_MAP, DIRECT_SLOT, IMAGE_VMA, Part, read_entry, write_entry};
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
@@ -69,7 +69,7 @@ pub fn build(
     let low = PRESENT | WRITABLE | LARGE;
     write_entry(start_up_root, 0, 0);
     map(start_up_root, 0, 1, low)?;
-    debug_assert_ne!(read_entry(root, DIRECT_SLOT), 0);
+    debug_assert_ne!(read_entry(root, DIRECT_SLOT as usize), 0);
     Ok(HostTables {
         root,
         start_up_root,
@@ -95,26 +95,6 @@ fn map(root: Hpa, virtual_address: u64, level: u32, entry: u64) -> Result<(), Ou
     Ok(())
 }
 
-fn index(virtual_address: u64, level: u32) -> u64 {
-    (virtual_address >> (12 + 9 * level)) & 0x1ff
-}
-
-fn read_entry(table: Hpa, slot: u64) -> u64 {
-    // SAFETY: a table of ours, from FRAMES, in the direct map; slot < 512.
-    unsafe {
-        layout::direct(table)
-            .cast::<u64>()
-            .add(slot as usize)
-            .read()
-    }
-}
-
-fn write_entry(table: Hpa, slot: u64, entry: u64) {
-    // SAFETY: as in `read_entry`; not in use by the processor for this address yet.
-    unsafe {
-        layout::direct(table)
-            .cast::<u64>()
-            .add(slot as usize)
-            .write(entry);
-    }
+fn index(virtual_address: u64, level: u32) -> usize {
+    (virtual_address >> (12 + 9 * level)) as usize & 0x1ff
 }

@@ -1,13 +1,16 @@
 //! The guest's view of physical memory: one EPT for all CPUs, and a second root
 //! in which the hypervisor's range reads as zeros. What the tables hold is
-//! decided by [`stillpoint_core::ept`].
+//! decided by [`stillpoint_core::ept`]. Pages that are lent to a PAL ([`crate::pal`])
+//! carry its number in their entry.
 
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use spin::{Mutex, Once};
-use stillpoint_core::addr::{Gpa, Hpa, PhysRange};
-use stillpoint_core::ept::{EptError, IdentityMap, IdentityPlan, TableMemory, default_limit, eptp};
-use stillpoint_core::mtrr::Mtrrs;
+use stillpoint_core::addr::{Gpa, Hpa, PAGE_SIZE, PhysRange};
+use stillpoint_core::ept::{
+    self, EptError, IdentityMap, IdentityPlan, Page, Permissions, TableMemory, default_limit, eptp,
+};
+use stillpoint_core::mtrr::{MemoryType, Mtrrs};
 use stillpoint_core::vmcs_plan::VmxMsrs;
 use vmcs_inspect::Field;
 
@@ -17,6 +20,7 @@ use crate::cpu::msr;
 use crate::cpu::percpu::PerCpu;
 use crate::memory::frames::FRAMES;
 use crate::memory::layout;
+use crate::memory::pool::Chain;
 
 /// Page tables in the hypervisor's frames.
 struct Tables;
@@ -27,29 +31,19 @@ impl TableMemory for Tables {
     }
 
     fn read(&self, table: Hpa, index: usize) -> u64 {
-        // SAFETY: a table that `allocate` gave out; index < 512 by the trait.
-        unsafe {
-            layout::direct(table)
-                .cast::<u64>()
-                .add(index)
-                .read_volatile()
-        }
+        layout::read_entry(table, index)
     }
 
     fn write(&mut self, table: Hpa, index: usize, entry: u64) {
-        // SAFETY: as in `read`; an aligned store is seen whole by the processor.
-        unsafe {
-            layout::direct(table)
-                .cast::<u64>()
-                .add(index)
-                .write_volatile(entry);
-        }
+        layout::write_entry(table, index, entry);
     }
 }
 
 struct State {
     map: IdentityMap,
     mtrrs: Mtrrs,
+    /// Tables that lending pages has taken.
+    splits: Chain,
 }
 
 /// What the VMCS is to hold.
@@ -57,7 +51,10 @@ struct State {
 struct Pointers {
     guest: u64,
     zero_view: u64,
+    root: Hpa,
     hole: PhysRange,
+    /// A page of ones.
+    decoy: Hpa,
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
@@ -67,12 +64,21 @@ static POINTERS: Once<Pointers> = Once::new();
 /// it next looks, which is before it runs the guest again.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
 
+/// How many pages carry a tag.
+static LENT: AtomicU64 = AtomicU64::new(0);
+
+/// The tag of a page that PALs and the guest share, to be read and executed.
+pub const SHARED_CODE: u8 = Page::MAX_TAG;
+
 /// Builds the tables.
 ///
 /// # Errors
 /// [`EptError`]
 pub fn init(hole: PhysRange, end_of_ram: u64) -> Result<(), EptError> {
     let zero_page = FRAMES.allocate(1).map_err(|_| EptError::OutOfTables)?;
+    let decoy = FRAMES.allocate(1).map_err(|_| EptError::OutOfTables)?;
+    // SAFETY: a fresh frame, in the direct map.
+    unsafe { layout::direct(decoy).write_bytes(0xff, PAGE_SIZE as usize) };
     let mtrrs = msr::mtrrs();
     let capabilities = capabilities();
     let pages_1g = VmxMsrs::from(&capabilities).ept_pages_1g();
@@ -88,9 +94,15 @@ pub fn init(hole: PhysRange, end_of_ram: u64) -> Result<(), EptError> {
     POINTERS.call_once(|| Pointers {
         guest: eptp(map.root()),
         zero_view: eptp(map.zero_root()),
+        root: map.root(),
         hole,
+        decoy,
     });
-    *STATE.lock() = Some(State { map, mtrrs });
+    *STATE.lock() = Some(State {
+        map,
+        mtrrs,
+        splits: Chain::EMPTY,
+    });
     Ok(())
 }
 
@@ -116,6 +128,79 @@ pub fn use_zero_view() {
     if let Some(pointers) = POINTERS.get() {
         set(Field::EPT_POINTER, pointers.zero_view);
     }
+}
+
+/// Makes a PAL's view current on this CPU.
+pub fn use_view(eptp: u64) {
+    set(Field::EPT_POINTER, eptp);
+}
+
+/// Whom a page is lent to: 0 for a page that is the guest's own.
+#[inline]
+pub fn tag_of(gpa: u64) -> u8 {
+    match POINTERS.get() {
+        // Entries change with the machine stopped alone, so no lock is needed.
+        Some(pointers) if LENT.load(Relaxed) != 0 => {
+            ept::lookup(&Tables, pointers.root, Gpa::new(gpa)).map_or(0, |leaf| leaf.tag)
+        }
+        _ => 0,
+    }
+}
+
+/// Lends a page of the guest's out, with the machine stopped: the guest can do nothing
+/// with it any more, or, with [`SHARED_CODE`], read and execute it. Answers its memory
+/// type. [`views_changed`] is to follow.
+///
+/// # Errors
+/// [`EptError`], nothing being changed.
+pub fn lend(gpa: Gpa, tag: u8) -> Result<MemoryType, EptError> {
+    let permissions = match tag {
+        SHARED_CODE => Permissions::READ | Permissions::EXECUTE,
+        _ => Permissions::empty(),
+    };
+    let page = Page {
+        permissions,
+        tag,
+        ..Page::own(gpa)
+    };
+    set_page(gpa, page)?;
+    LENT.fetch_add(1, Relaxed);
+    let root = POINTERS.get().map_or(Hpa::new(0), |pointers| pointers.root);
+    Ok(ept::lookup(&Tables, root, gpa).map_or(MemoryType::WriteBack, |leaf| leaf.memory_type))
+}
+
+/// Gives a page that was lent back to the guest, with the machine stopped.
+/// [`views_changed`] is to follow.
+pub fn give_back(gpa: Gpa) {
+    // Its table is there since it was lent, so this cannot fail.
+    if set_page(gpa, Page::own(gpa)).is_ok() {
+        LENT.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Lets the guest read ones where a page is lent. No CPU has a translation for it yet.
+pub fn show_decoy(gpa: Gpa, tag: u8) {
+    let Some(pointers) = POINTERS.get() else {
+        return;
+    };
+    let page = Page {
+        hpa: pointers.decoy,
+        permissions: Permissions::READ,
+        tag,
+    };
+    let _its_table_is_there = set_page(gpa, page);
+}
+
+fn set_page(gpa: Gpa, page: Page) -> Result<(), EptError> {
+    let mut state = STATE.lock();
+    let state = state.as_mut().ok_or(EptError::OutOfTables)?;
+    state.map.set_page(&mut state.splits, gpa, page)
+}
+
+/// Translations have changed: every CPU drops its cached ones before it runs the guest
+/// again. With the machine stopped.
+pub fn views_changed() {
+    EPOCH.fetch_add(1, SeqCst);
 }
 
 /// Maps the page at an address past what the tables cover so far. No CPU has a
@@ -151,7 +236,7 @@ pub fn apply_memory_types() -> usize {
     };
     state.mtrrs = msr::mtrrs();
     let unsplit = state.map.set_memory_types(&mut Tables, &state.mtrrs);
-    EPOCH.fetch_add(1, SeqCst);
+    views_changed();
     unsplit
 }
 

@@ -124,7 +124,7 @@ pub fn trace_poll(vcpu: &mut Vcpu) {
 fn cpuid_context(vcpu: &Vcpu) -> CpuidContext {
     CpuidContext {
         in_64_bit_mode: vcpu.in_64_bit_code(),
-        pal: None,
+        pal: vcpu.pal.as_ref().map(|run| run.id as u32),
         version: crate::VERSION,
         guest_cr4: get(Field::GUEST_CR4),
         features: vcpu.controls.features,
@@ -227,6 +227,9 @@ fn signal(vcpu: &mut Vcpu, signal: Signal) {
 
 /// The guest has faulted for good: the machine resets, as the bare one would.
 pub fn triple_fault(vcpu: &mut Vcpu) {
+    if vcpu.pal.is_some() {
+        return vcpu.general_protection();
+    }
     crate::log::log!(
         "triple fault of the guest at {:#x}: resetting the machine",
         get(Field::GUEST_RIP)

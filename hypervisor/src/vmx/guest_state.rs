@@ -29,6 +29,26 @@ pub fn paging(vmcs: &mut dyn VmcsAccess) -> PagingRegs {
     }
 }
 
+/// The same of the current VMCS, on a path where every VMREAD counts.
+pub fn paging_here() -> PagingRegs {
+    PagingRegs {
+        cr0: get(Field::GUEST_CR0),
+        cr3: get(Field::GUEST_CR3),
+        cr4: get(Field::GUEST_CR4),
+        efer: get(Field::GUEST_IA32_EFER),
+        pdptes: Some([
+            get(Field::GUEST_PDPTE0),
+            get(Field::GUEST_PDPTE1),
+            get(Field::GUEST_PDPTE2),
+            get(Field::GUEST_PDPTE3),
+        ]),
+        rflags: get(Field::GUEST_RFLAGS),
+        max_phys_addr: state::capabilities().cpuid.physical_address_width,
+        pages_1g: state::cpuid(0x8000_0001, 0).edx & (1 << 26) != 0,
+        pkru: None,
+    }
+}
+
 /// A segment register of the current VMCS's guest.
 pub fn segment(register: SegmentRegister) -> Segment {
     let [selector, base, limit, rights] = SEGMENTS[usize::from(register.number())];

@@ -75,8 +75,7 @@ fn feature_control() -> Result<FeatureControl, Missing> {
 /// What a CPU's controls are made for: the BSP polls the debugger's port.
 pub fn plan_input(bootstrap_processor: bool) -> PlanInput {
     PlanInput {
-        preemption_timer: bootstrap_processor && io::any_hidden(),
-        io_bitmaps: io::any_hidden(),
+        preemption_timer: bootstrap_processor && io::debug_port_hidden(),
     }
 }
 
@@ -151,10 +150,8 @@ fn write_controls(cpu: &PerCpu, controls: &ControlValues) {
     set(Field::CR4_GUEST_HOST_MASK, fixed.cr4_mask());
     if let Some(pages) = state::pages() {
         set(Field::MSR_BITMAPS, pages.msr_bitmaps.as_u64());
-        if io::any_hidden() {
-            set(Field::IO_BITMAP_A, pages.io_bitmaps.as_u64());
-            set(Field::IO_BITMAP_B, pages.io_bitmaps.as_u64() + 0x1000);
-        }
+        set(Field::IO_BITMAP_A, pages.io_bitmaps.as_u64());
+        set(Field::IO_BITMAP_B, pages.io_bitmaps.as_u64() + 0x1000);
     }
     if controls.features.xsaves {
         set(Field::XSS_EXITING_BITMAP, 0);

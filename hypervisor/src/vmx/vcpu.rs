@@ -21,7 +21,8 @@ use super::{ept, exits, state};
 use crate::cpu::percpu::PerCpu;
 use crate::cpu::tsc;
 use crate::debug::{self, host, remote};
-use crate::{RENDEZVOUS, clock, trace};
+use crate::trace::PalEnd;
+use crate::{RENDEZVOUS, clock, pal, trace};
 
 /// The guest of one CPU. Owned by that CPU's run loop.
 pub struct Vcpu {
@@ -52,6 +53,8 @@ pub struct Vcpu {
     pub entered: u64,
     /// The preemption timer has expired, and that is not recorded.
     pub polled: bool,
+    /// The PAL that the guest is in, and its caller.
+    pub pal: Option<pal::calls::Run>,
 }
 
 /// What can be seen of a CPU that is parked and cannot be asked.
@@ -109,6 +112,7 @@ impl Vcpu {
             launched: false,
             entered: 0,
             polled: false,
+            pal: None,
         }
     }
 
@@ -198,7 +202,7 @@ impl Vcpu {
             interruptibility,
             injecting: info.valid(),
             stepping: self.stepping,
-            in_pal: false,
+            in_pal: self.pal.is_some(),
             activity,
         };
         let window = match events::owed_nmi(&state) {
@@ -258,6 +262,10 @@ impl Vcpu {
 
     /// An exception, possibly while `original` was being delivered.
     pub fn fault_during(&mut self, original: Option<Event>, exception: Event) {
+        if self.pal.is_some() {
+            let end = PalEnd::Exception(exception.info);
+            return pal::ending::end_running(self, end, Event::general_protection());
+        }
         // An NMI whose own delivery faults is spent, and blocks others until the
         // next IRET all the same: so on a processor.
         if original.is_some_and(|event| event.info.is_nmi()) {
@@ -367,7 +375,10 @@ impl Vcpu {
     /// INIT, SIPI or triple fault.
     pub fn start_action(&mut self, action: StartAction) {
         match action {
-            StartAction::Park => self.park(),
+            StartAction::Park => {
+                pal::ending::end_parked(self);
+                self.park();
+            }
             StartAction::Start(vector) => {
                 self.start_state = StartState::Started;
                 RENDEZVOUS.unpark(self.cpu.index);
@@ -377,7 +388,10 @@ impl Vcpu {
                     set(field, value);
                 }
             }
-            StartAction::ResetMachine => crate::reset::reset_machine(),
+            StartAction::ResetMachine => {
+                pal::ending::end_all(self);
+                crate::reset::reset_machine()
+            }
             StartAction::Ignore => {}
         }
     }

@@ -18,8 +18,8 @@ pub struct Pcrs([Digest; PCR_COUNT]);
 
 impl Pcrs {
     /// PCRs of a PAL in which nothing has been measured.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self([[0; DIGEST_SIZE]; PCR_COUNT])
     }
 
     /// A PCR, or `None` if `index` is not one's.

@@ -69,8 +69,8 @@ impl Request {
     /// The address of every page and what it is for, section by section.
     pub fn pages(&self) -> impl Iterator<Item = (SectionType, u64)> + Clone + '_ {
         self.sections.iter().flat_map(|section| {
-            let addresses = (0..u64::from(section.pages)).map(|n| section.start + n * PAGE_SIZE);
-            addresses.map(|gva| (section.kind, gva))
+            let kind = section.kind;
+            section.addresses().map(move |gva| (kind, gva))
         })
     }
 

@@ -122,8 +122,6 @@ struct Msr(u32, &'static str);
 pub struct PlanInput {
     /// There is a debugger's port to poll: the VMX-preemption timer runs.
     pub preemption_timer: bool,
-    /// I/O ports are hidden: I/O bitmaps are used.
-    pub io_bitmaps: bool,
 }
 
 /// Features of the guest's that work only where a control lets them.
@@ -202,8 +200,10 @@ pub fn plan(msrs: &VmxMsrs, input: &PlanInput) -> Result<ControlValues, Missing>
         ..Controls::new(msrs.pin_based_msr(), msrs.pin_based)
     };
     let primary = Controls {
-        required: (Primary::USE_MSR_BITMAPS | Primary::ACTIVATE_SECONDARY_CONTROLS).bits()
-            | only_if(input.io_bitmaps, Primary::USE_IO_BITMAPS.bits()),
+        required: (Primary::USE_IO_BITMAPS
+            | Primary::USE_MSR_BITMAPS
+            | Primary::ACTIVATE_SECONDARY_CONTROLS)
+            .bits(),
         // Off to begin with; turned on for a while, to deliver an owed NMI
         // and to step.
         available: (Primary::NMI_WINDOW_EXITING | Primary::MONITOR_TRAP_FLAG).bits(),

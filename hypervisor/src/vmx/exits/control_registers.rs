@@ -7,7 +7,8 @@ use stillpoint_core::paging::load_pdptes;
 use vmcs_inspect::qualification::{ControlRegisterAccess, ControlRegisterOperation};
 use vmcs_inspect::{ExitReason, Field};
 
-use crate::memory::guest::GuestMemory;
+use crate::cpu::percpu;
+use crate::memory::guest::GuestView;
 use crate::vmx::instructions::{get, invvpid_all, set};
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{setup, state};
@@ -124,7 +125,7 @@ fn reload_pdptes(cr3: u64) -> bool {
         Field::GUEST_PDPTE3,
     ];
     let width = state::capabilities().cpuid.physical_address_width;
-    let Ok(entries) = load_pdptes(&mut GuestMemory, cr3, width) else {
+    let Ok(entries) = load_pdptes(&mut GuestView(percpu::this()), cr3, width) else {
         return false;
     };
     for (field, entry) in PDPTES.into_iter().zip(entries) {

@@ -4,6 +4,7 @@ use stillpoint_abi::{Hypercall, HypercallResult};
 use stillpoint_core::registers::Gpr;
 
 use crate::memory::bios;
+use crate::pal::{registration, tpm};
 use crate::trace;
 use crate::vmx::vcpu::Vcpu;
 
@@ -19,10 +20,27 @@ pub fn handle(vcpu: &mut Vcpu) {
     if let Some(hook) = stillpoint_abi::TestHook::from_command(command) {
         return crate::test_hooks::handle(vcpu, hook);
     }
-    let result = match Hypercall::from_command(command) {
-        Some(Hypercall::Test) => HypercallResult::Success,
-        _ => HypercallResult::Failure,
+    let Some(call) = Hypercall::from_command(command) else {
+        return answer(vcpu, HypercallResult::Failure);
     };
+    let gprs = &vcpu.registers.gprs;
+    let width = registration::width(vcpu);
+    let arguments = [Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi].map(|r| width.truncate(gprs[r]));
+    let result = match call {
+        Hypercall::Test => HypercallResult::Success,
+        Hypercall::Register => registration::register(vcpu, arguments),
+        Hypercall::Unregister => registration::unregister(vcpu, arguments),
+        Hypercall::Share => registration::share(vcpu, arguments),
+        _ => match tpm::execute(vcpu, call, arguments) {
+            Some(result) => result,
+            // The VMCALL is executed again.
+            None => return,
+        },
+    };
+    answer(vcpu, result);
+}
+
+fn answer(vcpu: &mut Vcpu, result: HypercallResult) {
     vcpu.registers.gprs[Gpr::Rax] = result.code();
     vcpu.skip_instruction();
 }

@@ -2,7 +2,7 @@
 //! wants, task switches.
 
 use gdb_stub::StopKind;
-use stillpoint_core::events::{self, Event, ExitKind};
+use stillpoint_core::events::{self, Event, ExitKind, PAGE_FAULT};
 use stillpoint_core::task_switch;
 use vmcs_inspect::{ExitReason, Field, InterruptionInfo, PrimaryControls};
 
@@ -11,7 +11,7 @@ use crate::memory::guest::GuestView;
 use crate::vmx::guest_state;
 use crate::vmx::instructions::{Current, get, invvpid_all};
 use crate::vmx::vcpu::{Vcpu, set_nmi_blocking};
-use crate::{RENDEZVOUS, debug, trace};
+use crate::{RENDEZVOUS, debug, pal, trace};
 
 /// The event that was being delivered when this exit came. Such an exit has not
 /// delivered it, so it is the hypervisor's to inject again.
@@ -60,6 +60,12 @@ pub fn exception_or_nmi(vcpu: &mut Vcpu) {
     }
     let original = interrupted_delivery();
     undo_iret(ExitKind::Exception(info));
+    if vcpu.pal.is_some()
+        && info.vector() == PAGE_FAULT
+        && pal::calls::is_return(get(Field::EXIT_QUALIFICATION))
+    {
+        return pal::calls::returned(vcpu);
+    }
     if debug::exception(vcpu, info, original) {
         return;
     }
@@ -79,6 +85,9 @@ pub fn nmi_window(vcpu: &mut Vcpu) {
 
 /// Exit reason 9.
 pub fn task_switch(vcpu: &mut Vcpu) {
+    if vcpu.pal.is_some() {
+        return vcpu.general_protection();
+    }
     let paging = guest_state::paging(&mut Current);
     let read = task_switch::vmcs::read(&mut Current, &vcpu.registers.gprs, paging);
     let Ok((request, old)) = read else {

@@ -1,5 +1,5 @@
-//! EPT violations: the guest touched the hypervisor's memory, or an address that
-//! nothing is mapped at yet.
+//! EPT violations: the guest touched the hypervisor's memory, a page that is lent to a
+//! PAL, or an address that nothing is mapped at yet; or a PAL touched what is not its own.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -10,6 +10,8 @@ use vmcs_inspect::{Field, PrimaryControls};
 
 use super::interrupts;
 use crate::log::log;
+use crate::pal;
+use crate::trace::PalEnd;
 use crate::vmx::ept;
 use crate::vmx::instructions::get;
 use crate::vmx::vcpu::Vcpu;
@@ -23,6 +25,14 @@ pub fn ept_violation(vcpu: &mut Vcpu) {
     let qualification = get(Field::EXIT_QUALIFICATION);
     interrupts::undo_iret(ExitKind::EptViolation(qualification));
     let original = interrupts::interrupted_delivery();
+    if vcpu.pal.is_some() {
+        let event = Event::general_protection();
+        return pal::ending::end_running(vcpu, PalEnd::Outside(gpa), event);
+    }
+    let tag = ept::tag_of(gpa);
+    if tag != 0 {
+        return pal::touched::handle(vcpu, Gpa::new(gpa), tag, qualification, original);
+    }
     if !ept::is_hypervisors(gpa) {
         match ept::map_on_demand(Gpa::new(gpa)) {
             Ok(()) => {

@@ -15,6 +15,10 @@ pub enum PalEnd {
     Exit(u16),
     /// The debugger ended it.
     Killed,
+    /// The program that had registered it has gone.
+    Orphaned,
+    /// The machine restarts.
+    Restart,
 }
 
 /// The largest number of a PAL that a record has room for, and the mask of it.
@@ -28,6 +32,8 @@ impl PalEnd {
             Self::Outside(gpa) => (1, gpa),
             Self::Exit(reason) => (2, u64::from(reason)),
             Self::Killed => (3, 0),
+            Self::Orphaned => (4, 0),
+            Self::Restart => (5, 0),
         };
         (code << 16 | u64::from(id & ID), detail)
     }
@@ -39,6 +45,8 @@ impl PalEnd {
             1 => Self::Outside(detail),
             2 => Self::Exit(detail as u16),
             3 => Self::Killed,
+            4 => Self::Orphaned,
+            5 => Self::Restart,
             _ => return None,
         };
         Some((small & ID, end))
@@ -55,6 +63,8 @@ impl fmt::Display for PalEnd {
                 None => write!(f, "exit {reason}"),
             },
             Self::Killed => f.write_str("killed by the debugger"),
+            Self::Orphaned => f.write_str("its program has gone"),
+            Self::Restart => f.write_str("the machine restarts"),
         }
     }
 }

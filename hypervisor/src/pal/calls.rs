@@ -1,0 +1,290 @@
+//! Into a PAL, and back. A call stops no other CPU: the caller's registers are put aside,
+//! and this CPU changes page tables and view.
+//!
+//! The call is an EPT violation at the entry. If what the parameters point to is not
+//! there, the caller gets the #PF that it would have got by touching it, and calls again.
+//! The return is a page fault at [`RETURN_ADDRESS`]; if what the PAL gives back finds no
+//! place, the caller gets a #PF at the entry, and the rest of the return follows when it
+//! comes back there.
+
+use core::sync::atomic::Ordering::SeqCst;
+
+use stillpoint_abi::pal::RETURN_ADDRESS;
+use stillpoint_core::paging::{PagingMode, PagingRegs, WalkError};
+use stillpoint_core::pal::{CallSite, CopyError, Entry, registers_after};
+use stillpoint_core::registers::Gprs;
+use stillpoint_core::task_switch::vmcs::SEGMENTS;
+use vmcs_inspect::Field;
+
+use super::fpu::{self, Vectors};
+use super::memory::{CallersMemory, PalsMemory};
+use super::registration::width;
+use super::{Held, Pal, Slot, cr3_address, ending, find, slot};
+use crate::debug::registers;
+use crate::memory::guest::GuestView;
+use crate::trace;
+use crate::vmx::instructions::{get, set};
+use crate::vmx::vcpu::Vcpu;
+use crate::vmx::{entry, ept, guest_state};
+use crate::{RENDEZVOUS, debug};
+
+const CR0_TS: u64 = 1 << 3;
+/// RFLAGS with nothing but the bit that is always 1: no interrupts, no traps, no I/O.
+const RFLAGS: u64 = 1 << 1;
+/// DR7 with no breakpoint.
+const DR7: u64 = 1 << 10;
+
+/// Segment registers that code at CPL 3 can change.
+const SEGMENT_COUNT: usize = 6;
+
+/// The PAL that a CPU's guest is in, and what its caller left.
+pub struct Run {
+    /// The PAL.
+    pub id: usize,
+    entry: Entry,
+    caller: Kept,
+}
+
+/// The caller's registers at the entry.
+struct Kept {
+    gprs: Gprs,
+    vectors: Vectors,
+    rip: u64,
+    rsp: u64,
+    rflags: u64,
+    cr0: u64,
+    cr3: u64,
+    pdptes: [u64; 4],
+    dr7: u64,
+    debugctl: u64,
+    segments: [[u64; 4]; SEGMENT_COUNT],
+}
+
+const PDPTES: [Field; 4] = [
+    Field::GUEST_PDPTE0,
+    Field::GUEST_PDPTE1,
+    Field::GUEST_PDPTE2,
+    Field::GUEST_PDPTE3,
+];
+
+/// What became of a fetch from a PAL's page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// It was a call, and has been dealt with.
+    Taken,
+    /// No PAL is called so.
+    NotOne,
+}
+
+/// The guest fetches an instruction from a page that is lent.
+pub fn call(vcpu: &mut Vcpu) -> Call {
+    let (rip, width) = (get(Field::GUEST_RIP), width(vcpu));
+    let flat = get(Field::GUEST_CS_BASE) == 0 && get(Field::GUEST_SS_BASE) == 0;
+    if vcpu.cpl() != 3 || !flat {
+        return Call::NotOne;
+    }
+    let paging = guest_state::paging_here();
+    let Some((id, slot)) = find(&paging, rip, width) else {
+        return Call::NotOne;
+    };
+    let me = vcpu.cpu.index as u16;
+    if slot.step(|life| life.enter(me)) {
+        enter(vcpu, id, slot, paging);
+        return Call::Taken;
+    }
+    let [held_cr3, held_rsp] = &slot.held_at;
+    let held = CallSite {
+        cr3: held_cr3.load(SeqCst),
+        rsp: held_rsp.load(SeqCst),
+    };
+    let now = CallSite {
+        cr3: cr3_address(&paging),
+        rsp: get(Field::GUEST_RSP),
+    };
+    if slot.step(|life| life.resume(me, held, now)) {
+        // SAFETY: the PAL runs on this CPU.
+        if let Some(held) = unsafe { slot.calls() }.held.take() {
+            finish(vcpu, id, slot, held);
+        }
+        return Call::Taken;
+    }
+    // Another CPU has it, or registers it. The caller tries again at once, and stops and
+    // interrupts come in between.
+    Call::Taken
+}
+
+fn callers_memory(vcpu: &Vcpu, paging: PagingRegs) -> CallersMemory<'_> {
+    CallersMemory {
+        view: GuestView(vcpu.cpu),
+        paging,
+    }
+}
+
+/// What the caller gets for memory that is not there.
+fn fault(vcpu: &mut Vcpu, error: WalkError) {
+    match error {
+        WalkError::PageFault { code, gva } => {
+            vcpu.set_cr2(gva.as_u64());
+            vcpu.fault(14, Some(code));
+        }
+        _ => vcpu.general_protection(),
+    }
+}
+
+fn enter(vcpu: &mut Vcpu, id: usize, slot: &Slot, paging: PagingRegs) {
+    let me = vcpu.cpu.index as u16;
+    // SAFETY: this CPU handles an exit.
+    let Some(pal) = (unsafe { slot.pal() }) else {
+        return;
+    };
+    let rsp = get(Field::GUEST_RSP);
+    let mut caller = callers_memory(vcpu, paging);
+    let mut own = PalsMemory::new(pal);
+    let gprs = &vcpu.registers.gprs;
+    match pal.marshalling.enter(gprs, rsp, &mut caller, &mut own) {
+        Ok(entry) => {
+            // SAFETY: the PAL runs on this CPU from now on.
+            unsafe { slot.calls() }.count += 1;
+            switch(vcpu, id, pal, entry, &paging);
+            trace::event(trace::Event::PalEntered { id: id as u32 });
+        }
+        Err(error) => {
+            slot.step(|life| life.leave(me));
+            match error {
+                CopyError::Caller(error) => fault(vcpu, error),
+                // Its own pages are its own as long as it lives.
+                CopyError::Pal(_) => vcpu.general_protection(),
+            }
+        }
+    }
+}
+
+/// The guest becomes the PAL.
+fn switch(vcpu: &mut Vcpu, id: usize, pal: &Pal, entry: Entry, paging: &PagingRegs) {
+    let caller = Kept {
+        gprs: vcpu.registers.gprs,
+        vectors: fpu::put_aside(vcpu.cpu, &mut vcpu.registers),
+        rip: get(Field::GUEST_RIP),
+        rsp: get(Field::GUEST_RSP),
+        rflags: get(Field::GUEST_RFLAGS),
+        cr0: get(Field::GUEST_CR0),
+        cr3: get(Field::GUEST_CR3),
+        pdptes: PDPTES.map(get),
+        dr7: registers::guest_dr7(vcpu),
+        debugctl: get(Field::GUEST_IA32_DEBUGCTL),
+        segments: core::array::from_fn(|n| SEGMENTS[n].map(get)),
+    };
+    vcpu.registers.gprs = entry.gprs;
+    set(Field::GUEST_RSP, entry.rsp);
+    set(Field::GUEST_RFLAGS, RFLAGS);
+    // With TS the first use of a vector register would be a fault for the system.
+    set(Field::GUEST_CR0, caller.cr0 & !CR0_TS);
+    let flags = caller.cr3 & !cr3_address(paging);
+    set(Field::GUEST_CR3, pal.tables.root.as_u64() | flags);
+    if paging.mode() == PagingMode::Pae {
+        set_pdptes(&pal.tables.pdptes);
+    }
+    registers::set_guest_dr7(vcpu, DR7);
+    set(Field::GUEST_IA32_DEBUGCTL, 0);
+    vcpu.end_shadows();
+    ept::use_view(pal.view.eptp());
+    vcpu.pal = Some(Run { id, entry, caller });
+    registers::set_exceptions(vcpu);
+}
+
+fn set_pdptes(values: &[u64; 4]) {
+    for (field, &value) in PDPTES.into_iter().zip(values) {
+        set(field, value);
+    }
+}
+
+/// The guest becomes the caller again, at the entry, as it was at the call.
+fn switch_back(vcpu: &mut Vcpu, caller: &Kept) {
+    vcpu.registers.gprs = caller.gprs;
+    fpu::put_back(vcpu.cpu, &mut vcpu.registers, &caller.vectors);
+    set(Field::GUEST_RIP, caller.rip);
+    set(Field::GUEST_RSP, caller.rsp);
+    set(Field::GUEST_RFLAGS, caller.rflags);
+    set(Field::GUEST_CR0, caller.cr0);
+    set(Field::GUEST_CR3, caller.cr3);
+    set_pdptes(&caller.pdptes);
+    set(Field::GUEST_IA32_DEBUGCTL, caller.debugctl);
+    for (fields, values) in SEGMENTS.iter().zip(&caller.segments) {
+        for (&field, &value) in fields.iter().zip(values) {
+            set(field, value);
+        }
+    }
+    set(Field::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+    vcpu.end_shadows();
+    ept::use_guest_view();
+    registers::set_guest_dr7(vcpu, caller.dr7);
+    registers::set_exceptions(vcpu);
+    // NMIs that were held while the PAL ran.
+    if RENDEZVOUS.owes(vcpu.cpu.index) {
+        entry::make_look_again(vcpu.cpu);
+    }
+}
+
+/// Ends the run of the PAL on this CPU, if there is one, and tells which it was. The
+/// guest is its caller again, at the entry.
+pub fn abandon(vcpu: &mut Vcpu) -> Option<usize> {
+    let run = vcpu.pal.take()?;
+    switch_back(vcpu, &run.caller);
+    Some(run.id)
+}
+
+/// Is this page fault of the PAL's its return? `linear` is the address that it was for.
+pub fn is_return(linear: u64) -> bool {
+    linear == RETURN_ADDRESS && get(Field::GUEST_RIP) == RETURN_ADDRESS
+}
+
+/// The PAL has returned.
+pub fn returned(vcpu: &mut Vcpu) {
+    let at_return = vcpu.registers.gprs;
+    let Some(run) = vcpu.pal.take() else { return };
+    switch_back(vcpu, &run.caller);
+    let Some(slot) = slot(run.id) else { return };
+    let width = width(vcpu);
+    let held = Held {
+        gprs: registers_after(width, &run.caller.gprs, &at_return),
+        entry: run.entry,
+    };
+    finish(vcpu, run.id, slot, held);
+}
+
+/// Gives back what the parameters point to, and lets the caller go on.
+fn finish(vcpu: &mut Vcpu, id: usize, slot: &Slot, held: Held) {
+    let me = vcpu.cpu.index as u16;
+    // SAFETY: this CPU handles an exit.
+    let Some(pal) = (unsafe { slot.pal() }) else {
+        return;
+    };
+    let paging = guest_state::paging_here();
+    let mut caller = callers_memory(vcpu, paging);
+    let mut own = PalsMemory::new(pal);
+    if let Err(error) = pal.marshalling.leave(&held.entry, &mut caller, &mut own) {
+        // SAFETY: the PAL runs on this CPU.
+        unsafe { slot.calls() }.held = Some(held);
+        let [held_cr3, held_rsp] = &slot.held_at;
+        held_cr3.store(cr3_address(&paging), SeqCst);
+        held_rsp.store(get(Field::GUEST_RSP), SeqCst);
+        slot.step(|life| life.suspend(me));
+        return match error {
+            CopyError::Caller(error) => fault(vcpu, error),
+            CopyError::Pal(_) => vcpu.general_protection(),
+        };
+    }
+    vcpu.registers.gprs = held.gprs;
+    set(Field::GUEST_RIP, held.entry.return_address);
+    set(Field::GUEST_RSP, held.entry.caller_rsp);
+    if pal.request.sections.len() > pal.own_sections {
+        debug::with_machine_stopped(vcpu, |_| {
+            // SAFETY: the machine is stopped, and `pal` is not used after this.
+            if let Some(pal) = unsafe { slot.pal_mut() } {
+                ending::take_back_shared(pal, pal.own_sections);
+            }
+        });
+    }
+    slot.step(|life| life.leave(me));
+    trace::event(trace::Event::PalLeft { id: id as u32 });
+}
