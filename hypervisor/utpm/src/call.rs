@@ -20,7 +20,7 @@ pub trait CallerMemory {
     /// Whether the PAL can write these bytes.
     fn writable(&mut self, gva: u64, length: usize) -> Result<(), BadAddress>;
 
-    /// Copies to the PAL's memory. Where some of it cannot be written, nothing is.
+    /// Copies to the PAL's memory, which has been found writable.
     fn write(&mut self, gva: u64, from: &[u8]) -> Result<(), BadAddress>;
 }
 
