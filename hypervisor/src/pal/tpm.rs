@@ -15,9 +15,12 @@ static TPM: Mutex<Option<Tpm>> = Mutex::new(None);
 
 /// Destroys the secrets: what was sealed stays so. The next command draws new ones.
 pub fn wipe() {
-    if let Some(mut tpm) = TPM.lock().take() {
+    let mut tpm = TPM.lock();
+    // In place: a move would leave the secrets where they were.
+    if let Some(tpm) = tpm.as_mut() {
         tpm.wipe();
     }
+    *tpm = None;
 }
 
 /// One command. `None` if the caller has to execute its VMCALL again.
@@ -41,7 +44,10 @@ pub fn execute(vcpu: &mut Vcpu, call: Hypercall, arguments: [u64; 4]) -> Option<
     };
     if tpm.is_none() {
         match Tpm::new(&mut source) {
-            Ok(new) => *tpm = Some(new),
+            Ok(new) => {
+                log!("the micro-TPM has drawn its keys: what it seals lasts until the next boot");
+                *tpm = Some(new);
+            }
             Err(why) => return Some(without_entropy(why)),
         }
     }
