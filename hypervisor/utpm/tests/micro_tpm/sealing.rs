@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use sha1::{Digest as _, Sha1};
 use stillpoint_abi::HypercallResult;
 use stillpoint_abi::pal::Width;
-use stillpoint_utpm::{Digest, MAX_SEALED_DATA, Pcrs};
+use stillpoint_utpm::{Digest, Pcrs};
 
 /// SHA-1 of the composite, written anew.
 fn composite_hash(selection: u8, pcrs: &Pcrs) -> Digest {
@@ -19,6 +19,9 @@ fn composite_hash(selection: u8, pcrs: &Pcrs) -> Digest {
     hash.finalize().into()
 }
 
+/// The most data that a blob holds.
+const MOST: usize = 1984;
+
 fn width() -> impl Strategy<Value = Width> {
     prop_oneof![Just(Width::Bits32), Just(Width::Bits64)]
 }
@@ -29,7 +32,7 @@ proptest! {
         width in width(),
         selection: u8,
         measured in proptest::collection::vec((0..8_usize, any::<Digest>()), 0..12),
-        data in proptest::collection::vec(any::<u8>(), 0..=MAX_SEALED_DATA),
+        data in proptest::collection::vec(any::<u8>(), 0..=MOST),
     ) {
         let mut pal = Pal::new(width);
         for (index, measurement) in measured {
@@ -96,6 +99,23 @@ proptest! {
     }
 
     #[test]
+    fn the_first_form_keeps_data_as_it_was(
+        width in width(),
+        measurement: Digest,
+        data in proptest::collection::vec(any::<u8>(), 0..=MOST),
+        place: prop::sample::Index,
+        bit in 0..8_u32,
+    ) {
+        let mut pal = Pal::new(width);
+        pal.pcrs.extend(0, &measurement);
+        let mut blob = pal.seal_first_form(&data).unwrap();
+        prop_assert_eq!(pal.unseal_first_form(&blob), Ok(data));
+        let place = place.index(blob.len());
+        blob[place] ^= 1 << bit;
+        prop_assert_eq!(pal.unseal_first_form(&blob), Err(HypercallResult::Failure));
+    }
+
+    #[test]
     fn a_part_of_a_blob_is_refused(data in proptest::collection::vec(any::<u8>(), 0..200), cut: prop::sample::Index) {
         let mut pal = Pal::new(Width::Bits64);
         let blob = pal.seal(0, &[0; 20], &data).unwrap();
@@ -109,12 +129,16 @@ proptest! {
 fn more_data_than_fits_is_refused() {
     let mut pal = Pal::new(Width::Bits64);
     let now = composite_hash(1, &pal.pcrs);
-    let most = vec![7; MAX_SEALED_DATA];
+    let most = vec![7; MOST];
     let blob = pal.seal(1, &now, &most).unwrap();
     assert_eq!(blob.len(), 2068);
     assert_eq!(pal.unseal(&blob).unwrap().0, most);
-    let too_much = vec![7; MAX_SEALED_DATA + 1];
+    let too_much = vec![7; MOST + 1];
     assert_eq!(pal.seal(1, &now, &too_much), Err(HypercallResult::Failure));
+    let blob = pal.seal_first_form(&most).unwrap();
+    assert_eq!(pal.unseal_first_form(&blob), Ok(most));
+    let result = pal.seal_first_form(&too_much);
+    assert_eq!(result, Err(HypercallResult::Failure));
 }
 
 #[test]

@@ -211,15 +211,44 @@ impl Pal {
 
     /// The data and the digest at creation.
     pub fn unseal(&mut self, blob: &[u8]) -> Result<(Vec<u8>, Vec<u8>), HypercallResult> {
+        self.open(Hypercall::Unseal, blob)
+    }
+
+    /// The data of a blob of the first form.
+    pub fn unseal_first_form(&mut self, blob: &[u8]) -> Result<Vec<u8>, HypercallResult> {
+        Ok(self.open(Hypercall::UnsealDeprecated, blob)?.0)
+    }
+
+    fn open(
+        &mut self,
+        call: Hypercall,
+        blob: &[u8],
+    ) -> Result<(Vec<u8>, Vec<u8>), HypercallResult> {
         self.rewind();
         let blob_at = self.put(blob);
         let input = self.pair(blob_at, blob.len() as u64);
         let (to, length, creation) = (self.room(2048), self.room(4), self.room(20));
         let output = self.pair(to, length);
-        match self.call(Hypercall::Unseal, [input, output, creation, 0]) {
+        match self.call(call, [input, output, creation, 0]) {
             HypercallResult::Success => {
                 let length = self.number(length);
                 Ok((self.get(to, length), self.get(creation, 20)))
+            }
+            other => Err(other),
+        }
+    }
+
+    /// Seals in the first form, for the PAL itself.
+    pub fn seal_first_form(&mut self, data: &[u8]) -> Result<Vec<u8>, HypercallResult> {
+        self.rewind();
+        let data_at = self.put(data);
+        let input = self.pair(data_at, data.len() as u64);
+        let (to, length) = (self.room(2068), self.room(4));
+        let output = self.pair(to, length);
+        match self.call(Hypercall::SealDeprecated, [input, 0, output, 0]) {
+            HypercallResult::Success => {
+                let length = self.number(length);
+                Ok(self.get(to, length))
             }
             other => Err(other),
         }
