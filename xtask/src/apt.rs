@@ -18,6 +18,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What must be installed on the system: package, and a file that shows that it is.
 const SYSTEM_PACKAGES: [(&str, &[&str]); 10] = [
     ("gdb", &["/usr/bin/gdb"]),
+    ("debootstrap", &["/usr/sbin/debootstrap"]),
     ("e2fsprogs", &["/usr/sbin/mke2fs", "/sbin/mke2fs"]),
     ("util-linux", &["/usr/bin/setpriv"]),
     ("python3", &["/usr/bin/python3"]),
@@ -56,11 +57,8 @@ pub fn install_missing(shell: &Shell) -> Result<()> {
     }
     say(format!("system packages missing: {}", packages.join(" ")));
     say(install_command(&packages));
-    let sudo: &[&str] = if is_root() {
-        &["DEBIAN_FRONTEND=noninteractive"]
-    } else {
-        &["sudo", "env", "DEBIAN_FRONTEND=noninteractive"]
-    };
+    let sudo = [as_root(), &["env", "DEBIAN_FRONTEND=noninteractive"]].concat();
+    let sudo = &sudo;
     let list = &packages;
     let install = || {
         cmd!(
@@ -82,6 +80,11 @@ pub fn install_missing(shell: &Shell) -> Result<()> {
         bail!("still missing after the installation: {}", still.join(" "));
     }
     Ok(())
+}
+
+/// What to put before a command that needs root.
+pub fn as_root() -> &'static [&'static str] {
+    if is_root() { &[] } else { &["sudo"] }
 }
 
 fn is_root() -> bool {

@@ -1,5 +1,5 @@
 //! Bootable disk images without loop devices or root: GRUB's own boot sector
-//! and core image, and one ext2 partition that `mke2fs` fills from a folder. Used by `image`.
+//! and core image, and one partition that `mke2fs` fills from a folder. Used by `image` and `full_debian`.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,6 +13,8 @@ use crate::tools;
 const SECTOR: u64 = 512;
 /// The partition's first sector, as every partitioner has it: 1 MiB.
 const PARTITION_START: u64 = 2048;
+/// The same in bytes.
+pub const PARTITION_OFFSET: u64 = PARTITION_START * SECTOR;
 /// The emulator wants whole cylinders: 16 heads of 63 sectors.
 const CYLINDER: u64 = 16 * 63 * SECTOR;
 /// Where a boot sector keeps its partition table.
@@ -63,29 +65,12 @@ pub fn write_grub_disk(
     }
     // A margin for the file system's own tables.
     let partition = (total + total / 16 + (2 << 20)).next_multiple_of(4096);
-    let size = (PARTITION_START * SECTOR + partition).next_multiple_of(CYLINDER);
-    let _ = fs::remove_file(path);
-    let mut image = File::create_new(path)?;
-    image.set_len(size)?;
+    let boot = fs::read(tools::grub_modules().join("boot.img"))?;
+    write_boot_sectors(path, partition, &boot, &core_image(shell)?)?;
 
-    let boot = boot_sector(partition / SECTOR)?;
-    let core = core_image(shell)?;
-    ensure!(
-        core.len() as u64 <= (PARTITION_START - 1) * SECTOR,
-        "GRUB's core image does not fit before the partition"
-    );
-    image.write_all(&boot)?;
-    // GRUB's default block list: the core image begins at sector 1 and is contiguous.
-    image.write_all(&core)?;
-    drop(image);
-
-    let offset = format!("offset={},root_owner=0:0", PARTITION_START * SECTOR);
+    let offset = format!("offset={PARTITION_OFFSET},root_owner=0:0");
     let blocks = (partition / 4096).to_string();
-    let mke2fs = if Path::new("/usr/sbin/mke2fs").exists() {
-        "/usr/sbin/mke2fs"
-    } else {
-        "/sbin/mke2fs"
-    };
+    let mke2fs = mke2fs();
     cmd!(
         shell,
         "{mke2fs} -q -F -t ext2 -b 4096 -m 0 -N 64 -E {offset} -d {tree} {path} {blocks}"
@@ -97,6 +82,33 @@ pub fn write_grub_disk(
     Ok(())
 }
 
+/// Writes a fresh, sparse disk image with one empty partition of `partition` bytes, and before it
+/// GRUB: its boot sector `boot` and its core image `core`.
+pub fn write_boot_sectors(path: &Path, partition: u64, boot: &[u8], core: &[u8]) -> Result<()> {
+    ensure!(
+        core.len() as u64 <= PARTITION_OFFSET - SECTOR,
+        "GRUB's core image does not fit before the partition"
+    );
+    let boot = boot_sector(boot, partition / SECTOR)?;
+    // A new file, so that nothing of an old one is left.
+    let _ = fs::remove_file(path);
+    let mut image = File::create_new(path)?;
+    image.set_len((PARTITION_OFFSET + partition).next_multiple_of(CYLINDER))?;
+    image.write_all(&boot)?;
+    // GRUB's default block list: the core image begins at sector 1 and is contiguous.
+    image.write_all(core)?;
+    Ok(())
+}
+
+/// Where the system has `mke2fs`.
+pub fn mke2fs() -> &'static str {
+    if Path::new("/usr/sbin/mke2fs").exists() {
+        "/usr/sbin/mke2fs"
+    } else {
+        "/sbin/mke2fs"
+    }
+}
+
 /// Writes a disk image that is only a boot sector and a payload after it.
 pub fn write_flat_disk(path: &Path, contents: &[u8]) -> Result<()> {
     let mut image = File::create(path)?;
@@ -106,8 +118,8 @@ pub fn write_flat_disk(path: &Path, contents: &[u8]) -> Result<()> {
 }
 
 /// GRUB's boot sector with a partition table of one active Linux partition.
-fn boot_sector(partition_sectors: u64) -> Result<Vec<u8>> {
-    let mut sector = fs::read(tools::grub_modules().join("boot.img"))?;
+fn boot_sector(boot: &[u8], partition_sectors: u64) -> Result<Vec<u8>> {
+    let mut sector = boot.to_vec();
     ensure!(sector.len() == SECTOR as usize, "boot.img is one sector");
     let sectors = u32::try_from(partition_sectors).context("the disk is too large")?;
     let mut entry = [0u8; 16];

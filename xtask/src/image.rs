@@ -1,5 +1,5 @@
 //! `cargo xtask image`, and the two disks of a run: the hypervisor's, with GRUB and
-//! the image, and the guest's, with GRUB, Debian's kernel and an initramfs.
+//! the image, and the light guest's, with GRUB, Debian's kernel and an initramfs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,16 @@ use xshell::{Shell, cmd};
 use crate::compile::{self, Flavour};
 use crate::cpio::Archive;
 use crate::disk::{self, DiskFile};
-use crate::kernel::{Kernel, KernelArgs};
+use crate::full_debian::FullDebian;
+use crate::kernel::{Debian, Kernel};
 use crate::progress::{say, step};
 use crate::{paths, setup, tools};
 
-/// Make the two disk images: target/hv.img and target/guest.img.
+/// Make the two disk images, target/hv.img and target/guest.img.
+///
+/// The guest's disk has a full Debian: a system installed by debootstrap, with systemd, GRUB in the
+/// first sector, Debian's general kernel, and the demo programs in /root. On the serial line root logs
+/// in without a password. Making one needs root (sudo is used), Debian's archive and 2.5 GB, once.
 #[derive(Args)]
 pub struct ImageArgs {
     /// The hypervisor's command line, after `boot_drive=0x81`.
@@ -24,8 +29,12 @@ pub struct ImageArgs {
     /// Words to add to the guest kernel's command line.
     #[arg(long, default_value = "")]
     guest_cmdline: String,
-    #[command(flatten)]
-    kernel: KernelArgs,
+    /// The architecture of the guest's Debian: 13 for amd64, 12 for i386.
+    #[arg(long, value_enum, default_value_t, value_name = "ARCHITECTURE")]
+    debian: Debian,
+    /// Only Debian's kernel and an initramfs with a shell, as `run` has it. Needs no root.
+    #[arg(long)]
+    light: bool,
 }
 
 /// The BIOS's number of the guest's disk when the hypervisor's disk is the first.
@@ -34,7 +43,7 @@ pub const GUEST_DRIVE: &str = "boot_drive=0x81";
 /// Needed by every run: a console on COM1; no MWAIT idling, which the emulator does very slowly;
 /// reboot by the chipset's reset control register, since the emulator's keyboard controller resets
 /// the CPUs without unlocking IA32_FEATURE_CONTROL, and its BIOS faults on that, bare as well.
-const GUEST_BASE: &str = "console=ttyS0,115200 idle=halt reboot=pci";
+pub const GUEST_BASE: &str = "console=ttyS0,115200 idle=halt reboot=pci";
 
 /// What makes a boot light on an emulator: work at start-up that a run here does not need.
 const GUEST_QUICK: &str = "quiet mitigations=off nokaslr tsc=reliable cryptomgr.notests=1 rodata=off \
@@ -146,13 +155,20 @@ pub fn command(args: &ImageArgs) -> Result<()> {
         write_hypervisor_disk(&shell, &hypervisor, &image, &cmdline)
     })?;
     step("writing the guest's disk", || {
-        let spec = Guest {
-            kernel: args.kernel.kernel(),
-            cmdline: args.guest_cmdline.clone(),
-            programs: true,
-            ..Guest::default()
-        };
-        spec.write_disk(&shell, &guest)
+        let cmdline = args.guest_cmdline.clone();
+        if args.light {
+            let kernel = args.debian.light_kernel();
+            let spec = Guest {
+                kernel,
+                cmdline,
+                programs: true,
+                ..Guest::default()
+            };
+            spec.write_disk(&shell, &guest)
+        } else {
+            let debian = args.debian;
+            FullDebian { debian, cmdline }.write_disk(&shell, &guest)
+        }
     })?;
     say(format!("{}", hypervisor.display()));
     say(format!("{}", guest.display()));

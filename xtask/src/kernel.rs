@@ -8,11 +8,12 @@ use clap::{Args, ValueEnum};
 use xshell::Shell;
 
 use crate::apt::PrivateApt;
+use crate::full_debian::FullDebian;
 use crate::progress::step;
 use crate::tools;
 
 /// An architecture of Debian.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 pub enum Debian {
     /// 64-bit.
     #[default]
@@ -29,25 +30,45 @@ impl Debian {
             Self::I386 => "i386",
         }
     }
+
+    /// The kernel of the guest that is only a kernel and an initramfs: the quickest to boot.
+    pub fn light_kernel(self) -> Kernel {
+        match self {
+            Self::Amd64 => Kernel::Cloud12,
+            Self::I386 => Kernel::Pae12,
+        }
+    }
 }
 
-/// The options with which a command lets a person choose the guest's kernel.
+/// The options with which a command lets a person choose the guest.
 #[derive(Args)]
 pub struct KernelArgs {
     /// The architecture of the guest's Debian.
     #[arg(long, value_enum, default_value_t, value_name = "ARCHITECTURE")]
     debian: Debian,
+    /// The full Debian of that architecture, with systemd and a login, instead of its kernel and a shell.
+    #[arg(long)]
+    full: bool,
     /// Which of Debian's amd64 kernels; cloud12 if none is named.
-    #[arg(long, value_enum, conflicts_with = "debian")]
+    #[arg(long, value_enum, conflicts_with_all = ["debian", "full"])]
     kernel: Option<Kernel>,
 }
 
 impl KernelArgs {
     /// The kernel chosen.
     pub fn kernel(&self) -> Kernel {
-        self.kernel.unwrap_or(match self.debian {
-            Debian::Amd64 => Kernel::Cloud12,
-            Debian::I386 => Kernel::Pae12,
+        self.kernel.unwrap_or(if self.full {
+            FullDebian::kernel_of(self.debian)
+        } else {
+            self.debian.light_kernel()
+        })
+    }
+
+    /// The full Debian chosen, if one is, with words for its kernel's command line.
+    pub fn full(&self, cmdline: &str) -> Option<FullDebian> {
+        self.full.then(|| FullDebian {
+            debian: self.debian,
+            cmdline: cmdline.to_owned(),
         })
     }
 }
@@ -73,7 +94,8 @@ pub enum Kernel {
 const MODULES: [&str; 2] = ["msr.ko", "cpuid.ko"];
 
 impl Kernel {
-    fn source(self) -> (&'static str, &'static str) {
+    /// The release and the metapackage that it comes from.
+    pub fn source(self) -> (&'static str, &'static str) {
         match self {
             Self::Cloud12 => ("bookworm", "linux-image-cloud-amd64"),
             Self::Cloud13 => ("trixie", "linux-image-cloud-amd64"),

@@ -10,14 +10,17 @@ use xshell::Shell;
 use crate::console::Console;
 use crate::debug_line::DebugLine;
 use crate::emulator::{Emulator, Hardware};
+use crate::full_debian::FullDebian;
 use crate::image::{self, GUEST_DRIVE, Guest};
 use crate::serial::Line;
 use crate::{emulator, net};
 
 /// What is on the second disk, or on the first when there is no hypervisor.
 pub enum GuestDisk {
-    /// Debian, as given.
+    /// Debian's kernel and an initramfs, as given.
     Debian(Guest),
+    /// A full Debian.
+    Full(FullDebian),
     /// The bytes of a disk of one's own: a boot sector and what it loads.
     Flat(Vec<u8>),
 }
@@ -63,6 +66,7 @@ impl Machine {
         }
         match guest {
             GuestDisk::Debian(guest) => guest.write_disk(shell, &second)?,
+            GuestDisk::Full(debian) => debian.write_disk(shell, &second)?,
             GuestDisk::Flat(contents) => crate::disk::write_flat_disk(&second, contents)?,
         }
         hardware.disks.push(second);

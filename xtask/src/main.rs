@@ -17,6 +17,7 @@ mod debug_line;
 mod demo;
 mod disk;
 mod emulator;
+mod full_debian;
 mod gdb;
 mod image;
 mod kallsyms;

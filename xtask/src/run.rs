@@ -44,8 +44,8 @@ pub struct RunArgs {
     guest_cmdline: String,
     #[command(flatten)]
     kernel: KernelArgs,
-    /// The kernel as Debian ships it: no shortcuts on its command line, KASLR on.
-    #[arg(long)]
+    /// The kernel as Debian ships it: no shortcuts on its command line, KASLR on. The full Debian's is that.
+    #[arg(long, conflicts_with = "full")]
     plain: bool,
     /// Without the hypervisor: the guest's disk alone.
     #[arg(long)]
@@ -127,12 +127,15 @@ fn start(shell: &Shell, args: &RunArgs) -> Result<Machine> {
     let guest = match (&args.guest_disk, &args.suite) {
         (Some(path), _) => GuestDisk::Flat(std::fs::read(path)?),
         (None, Some(words)) => GuestDisk::Flat(TestGuest::build(shell)?.disk(words)?),
-        (None, None) => GuestDisk::Debian(Guest {
-            kernel: args.kernel.kernel(),
-            plain: args.plain,
-            cmdline: args.guest_cmdline.clone(),
-            programs: true,
-        }),
+        (None, None) => match args.kernel.full(&args.guest_cmdline) {
+            Some(full) => GuestDisk::Full(full),
+            None => GuestDisk::Debian(Guest {
+                kernel: args.kernel.kernel(),
+                plain: args.plain,
+                cmdline: args.guest_cmdline.clone(),
+                programs: true,
+            }),
+        },
     };
     let hardware = Hardware {
         cpus: args.cpus,
@@ -166,7 +169,11 @@ fn run_script(machine: Machine, args: &RunArgs) -> Result<()> {
     let deadline = start + Duration::from_secs(args.timeout.unwrap_or(300));
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut console = machine.console();
-    console.wait_for_shell(left())?;
+    if args.kernel.full("").is_some() {
+        console.log_in(left())?;
+    } else {
+        console.wait_for_shell(left())?;
+    }
     let seconds = start.elapsed().as_secs_f32();
     say(format!("the guest's shell is there after {seconds:.1} s"));
     for command in &args.sh {
