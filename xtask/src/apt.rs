@@ -16,7 +16,7 @@ use crate::progress::say;
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What must be installed on the system: package, and a file that shows that it is.
-const SYSTEM_PACKAGES: [(&str, &[&str]); 10] = [
+const SYSTEM_PACKAGES: [(&str, &[&str]); 11] = [
     ("gdb", &["/usr/bin/gdb"]),
     ("debootstrap", &["/usr/sbin/debootstrap"]),
     ("e2fsprogs", &["/usr/sbin/mke2fs", "/sbin/mke2fs"]),
