@@ -65,9 +65,15 @@ impl CtrDrbg {
             self.reseed(entropy)?;
         }
         let cipher = Aes256::new(&Array::from(self.key));
-        for chunk in into.chunks_mut(BLOCK) {
-            let block = Zeroizing::new(self.next_block(&cipher));
-            chunk.copy_from_slice(&block[..chunk.len()]);
+        let (blocks, rest) = Array::slice_as_chunks_mut(into);
+        for block in &mut *blocks {
+            *block = self.count().into();
+        }
+        // Several blocks cost in software what one does.
+        cipher.encrypt_blocks(blocks);
+        if !rest.is_empty() {
+            let block = Zeroizing::new(encrypt(&cipher, self.count()));
+            rest.copy_from_slice(&block[..rest.len()]);
         }
         self.update(&[0; SEED]);
         self.requests += 1;
@@ -86,19 +92,22 @@ impl CtrDrbg {
     /// CTR_DRBG_Update, section 10.2.1.2.
     fn update(&mut self, provided: &[u8; SEED]) {
         let cipher = Aes256::new(&Array::from(self.key));
-        let mut next = Zeroizing::new(*provided);
-        for chunk in next.chunks_mut(BLOCK) {
-            let block = Zeroizing::new(self.next_block(&cipher));
-            xor(chunk, &*block);
+        let mut next = Zeroizing::new([0; SEED]);
+        let (blocks, _) = Array::slice_as_chunks_mut(&mut *next);
+        for block in &mut *blocks {
+            *block = self.count().into();
         }
+        cipher.encrypt_blocks(blocks);
+        xor(&mut *next, provided);
         let (key, v) = next.split_at(KEY);
         self.key.copy_from_slice(key);
         self.v.copy_from_slice(v);
     }
 
-    fn next_block(&mut self, cipher: &Aes256) -> [u8; BLOCK] {
+    /// The counter's next value.
+    fn count(&mut self) -> [u8; BLOCK] {
         self.v = u128::from_be_bytes(self.v).wrapping_add(1).to_be_bytes();
-        encrypt(cipher, self.v)
+        self.v
     }
 }
 
