@@ -80,20 +80,59 @@ fn draw(drbg: &mut CtrDrbg, entropy: &mut impl Entropy) -> Result<Option<U1024>,
 
 /// Whether the exponent, a prime, has an inverse modulo `number` - 1.
 fn fits_exponent(number: &U1024) -> bool {
-    remainder(number, EXPONENT) != 1
+    remainder(number, EXPONENT.into()) != 1
 }
 
-/// Whether no prime below 1000 divides an odd number. Odd divisors that are no
-/// primes change nothing and are not worth leaving out.
+/// Whether no prime below [`SMALL`] divides an odd number.
 fn has_no_small_factor(number: &U1024) -> bool {
-    (3..1000)
-        .step_by(2)
-        .all(|divisor| remainder(number, divisor) != 0)
+    SMALL_PRIMES
+        .iter()
+        .all(|&product| gcd(product, remainder(number, product)) == 1)
 }
 
-fn remainder(number: &U1024, divisor: u32) -> u64 {
+fn remainder(number: &U1024, divisor: u64) -> u64 {
     let divisor = NonZero::new(Limb::from(divisor)).unwrap_or(NonZero::<Limb>::ONE);
     number.rem_limb(divisor).0
+}
+
+fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// Where small primes end. Of a hundred odd numbers 13 are left then; going twice
+/// as far would leave 12.
+const SMALL: u64 = 4096;
+
+/// The odd primes below [`SMALL`], multiplied together as far as 64 bits go.
+const SMALL_PRIMES: [u64; 100] = small_primes();
+
+const fn small_primes<const N: usize>() -> [u64; N] {
+    let mut products = [1_u64; N];
+    let (mut place, mut number) = (0, 3);
+    while number < SMALL {
+        if is_small_prime(number) {
+            if products[place].checked_mul(number).is_none() {
+                place += 1;
+            }
+            products[place] *= number;
+        }
+        number += 2;
+    }
+    products
+}
+
+const fn is_small_prime(number: u64) -> bool {
+    let mut divisor = 3;
+    while divisor * divisor <= number {
+        if number.is_multiple_of(divisor) {
+            return false;
+        }
+        divisor += 2;
+    }
+    true
 }
 
 /// One round of the Miller-Rabin test (FIPS 186-5, appendix B.3.1).
@@ -130,6 +169,16 @@ mod tests {
     use crypto_primes::hazmat::minimum_mr_iterations;
 
     use super::*;
+
+    #[test]
+    fn small_primes_are_all_there() {
+        let is_prime = |n: &u64| (2..*n).all(|divisor| !n.is_multiple_of(divisor));
+        for prime in (3..SMALL).filter(is_prime) {
+            let with = SMALL_PRIMES.iter().filter(|&&p| p.is_multiple_of(prime));
+            assert_eq!(with.count(), 1, "{prime}");
+        }
+        assert!(SMALL_PRIMES.iter().all(|&product| product != 1));
+    }
 
     #[test]
     fn the_rounds_are_enough() {
