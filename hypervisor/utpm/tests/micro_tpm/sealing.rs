@@ -148,6 +148,9 @@ fn no_two_blobs_are_alike() {
     let second = pal.seal(0, &[0; 20], b"the same").unwrap();
     assert_ne!(first[..16], second[..16]);
     assert_ne!(first[16..], second[16..]);
+    let first = pal.seal_first_form(b"the same").unwrap();
+    let second = pal.seal_first_form(b"the same").unwrap();
+    assert_ne!(first, second);
 }
 
 #[test]
