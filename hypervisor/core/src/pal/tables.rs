@@ -127,7 +127,8 @@ impl PalTables {
     /// change [`pdptes`](Self::pdptes).
     ///
     /// # Errors
-    /// [`OutOfTables`]. `unmap_shared` takes back what was done till then.
+    /// [`OutOfTables`]. Then nothing more is mapped; tables that were allocated
+    /// till then stay so until `unmap_shared`.
     pub fn map(
         &mut self,
         tables: &mut impl TableMemory,
@@ -139,11 +140,22 @@ impl PalTables {
             return Ok(());
         };
         let mut table = self.root;
+        // Where the first new table is named: clearing that undoes all.
+        let mut first_new = None;
         for &shift in upper {
             let index = self.index(gva, shift);
             let mut entry = self.read(tables, table, index);
             if entry & PRESENT == 0 {
-                let below = allocate(tables, &mut self.frames)?;
+                let below = match allocate(tables, &mut self.frames) {
+                    Ok(below) => below,
+                    Err(error) => {
+                        if let Some((table, index)) = first_new {
+                            self.write(tables, table, index, 0);
+                        }
+                        return Err(error);
+                    }
+                };
+                first_new.get_or_insert((table, index));
                 entry = below.as_u64() | self.table_flags(table);
                 self.write(tables, table, index, entry);
             }
@@ -155,8 +167,8 @@ impl PalTables {
     }
 
     /// Takes back what [`map`](Self::map) did since [`build`](Self::build).
-    /// `gvas` are all the pages that it was called for; each table that is
-    /// needed no more goes to `give_back`.
+    /// `gvas` must be all the pages that it has mapped, from however many SHAREs,
+    /// for every table that it took goes to `give_back`.
     pub fn unmap_shared(
         &mut self,
         tables: &mut impl TableMemory,
