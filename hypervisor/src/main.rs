@@ -200,7 +200,7 @@ fn take_memory(loader: &BootLoader, cpus: usize) -> (memmap::MemoryPlan, HostTab
     if let Some(loaded) = &loader.symbols {
         symbols::load(loaded).unwrap_or_else(|_| refuse("the hypervisor's memory is too small"));
     }
-    guest::init(map, direct_end);
+    guest::init(map, &plan.guest, direct_end);
     HOST_ROOT.store(host_tables.root.as_u64(), Ordering::SeqCst);
     // SAFETY: the plan keeps the region clear of the image as loaded and of what
     // the boot loader left; the tables map the image there.

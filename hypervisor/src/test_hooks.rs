@@ -2,12 +2,15 @@
 
 pub mod aim;
 
+use core::sync::atomic::Ordering::SeqCst;
+
 use stillpoint_abi::{HypercallResult, TestHook};
 use stillpoint_core::registers::Gpr;
 
 use crate::RENDEZVOUS;
 use crate::cpu::apic::ApicKicker;
 use crate::cpu::tsc;
+use crate::pal::registration;
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{entry, ept};
 
@@ -46,13 +49,17 @@ pub fn handle(vcpu: &mut Vcpu, hook: TestHook) {
             use core::sync::atomic::Ordering::Relaxed;
             result = vcpu.cpu.exits.iter().map(|c| c.load(Relaxed)).sum();
         }
+        TestHook::MeasuringTicks => answer[0] = registration::MEASURING.load(SeqCst),
         TestHook::AimNmi => answer = aim::arm(vcpu.registers.gprs[Gpr::Rcx]),
     }
     let gprs = &mut vcpu.registers.gprs;
     gprs[Gpr::Rax] = result;
     if matches!(
         hook,
-        TestHook::HypervisorRange | TestHook::QuiesceRound | TestHook::AimNmi
+        TestHook::HypervisorRange
+            | TestHook::QuiesceRound
+            | TestHook::AimNmi
+            | TestHook::MeasuringTicks
     ) {
         gprs[Gpr::Rcx] = answer[0];
         gprs[Gpr::Rdx] = answer[1];

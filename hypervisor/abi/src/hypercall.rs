@@ -164,6 +164,9 @@ pub enum TestHook {
     /// before the sequence. RAX = 0; RCX = how many such aims have hit an
     /// instruction so far, RDX = the byte where VMRESUME is.
     AimNmi = TestHook::BASE + 7,
+    /// RCX = ticks of the time-stamp counter that measuring the last PAL that was
+    /// registered took. RAX = 0.
+    MeasuringTicks = TestHook::BASE + 8,
 }
 
 impl TestHook {
@@ -171,7 +174,7 @@ impl TestHook {
     pub const BASE: u32 = 0x5350_0000;
 
     /// Every test hook, in the order of the numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Panic,
         Self::HostPageFault,
         Self::HostInvalidOpcode,
@@ -180,6 +183,7 @@ impl TestHook {
         Self::OweNmi,
         Self::ExitCount,
         Self::AimNmi,
+        Self::MeasuringTicks,
     ];
 
     /// The number that a caller puts in EAX.

@@ -1,8 +1,10 @@
 //! Guest-physical memory, reached through the direct map: the guest's addresses
 //! are the machine's.
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use spin::Once;
-use stillpoint_core::addr::{Gpa, Hpa, PAGE_SIZE};
+use stillpoint_core::addr::{Gpa, Hpa, PAGE_SIZE, PhysRange};
 use stillpoint_core::memmap::{MemoryMap, RegionKind};
 use stillpoint_core::paging::{PhysMem, PhysMemError};
 
@@ -17,11 +19,41 @@ struct Limits {
     direct_end: u64,
 }
 
+/// The two largest pieces of RAM without the hypervisor's, in which nearly everything
+/// lies: start and end of each.
+static MAIN: [[AtomicU64; 2]; 2] = [const { [const { AtomicU64::new(0) }; 2] }; 2];
+
 static LIMITS: Once<Limits> = Once::new();
 
-/// Notes firmware's map and how far the direct map reaches.
-pub fn init(map: MemoryMap, direct_end: u64) {
+/// Notes firmware's map, the map that the guest gets, in which the hypervisor's range is
+/// reserved, and how far the direct map reaches.
+pub fn init(map: MemoryMap, guests: &MemoryMap, direct_end: u64) {
+    let mut main = [PhysRange::default(); 2];
+    for region in guests.regions() {
+        let [larger, smaller] = &mut main;
+        if region.kind != RegionKind::Usable || region.range.len() <= smaller.len() {
+            continue;
+        }
+        *smaller = region.range;
+        if smaller.len() > larger.len() {
+            core::mem::swap(larger, smaller);
+        }
+    }
+    for ([start, end], range) in MAIN.iter().zip(main) {
+        start.store(range.start, Relaxed);
+        end.store(range.end, Relaxed);
+    }
     LIMITS.call_once(|| Limits { map, direct_end });
+}
+
+/// Is this range within the larger part of RAM? A cheap yes.
+#[inline(always)]
+fn is_main(address: Gpa, len: usize) -> bool {
+    let start = address.as_u64();
+    let end = start.wrapping_add(len as u64);
+    MAIN.iter().any(|[first, after]| {
+        first.load(Relaxed) <= start && start <= end && end <= after.load(Relaxed)
+    })
 }
 
 /// The guest's physical memory, as the debugger reaches it, and page walks in its service:
@@ -55,17 +87,16 @@ impl PhysMem for GuestMemory {
 pub struct GuestView<'a>(pub &'a PerCpu);
 
 impl PhysMem for GuestView<'_> {
+    #[inline]
     fn read(&mut self, address: Gpa, into: &mut [u8]) -> Result<(), PhysMemError> {
-        if ept::is_hypervisors(address.as_u64()) {
-            self.0.count_range_read(address.as_u64());
-            into.fill(0);
+        if is_main(address, into.len()) && !pal::holds(address, into.len()) {
+            let from = layout::direct(Hpa::new(address.as_u64()));
+            // SAFETY: RAM in the direct map that is not the hypervisor's. The guest may
+            // be writing it: bytes may tear, as on any other processor.
+            unsafe { core::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
             return Ok(());
         }
-        if pal::holds(address, into.len()) {
-            into.fill(0xff);
-            return Ok(());
-        }
-        read(address, into)
+        self.read_elsewhere(address, into)
     }
 
     fn write(&mut self, address: Gpa, from: &[u8]) -> Result<(), PhysMemError> {
@@ -79,6 +110,22 @@ impl PhysMem for GuestView<'_> {
     }
 }
 
+impl GuestView<'_> {
+    #[cold]
+    fn read_elsewhere(&self, address: Gpa, into: &mut [u8]) -> Result<(), PhysMemError> {
+        if ept::is_hypervisors(address.as_u64()) {
+            self.0.count_range_read(address.as_u64());
+            into.fill(0);
+            return Ok(());
+        }
+        if pal::holds(address, into.len()) {
+            into.fill(0xff);
+            return Ok(());
+        }
+        read(address, into)
+    }
+}
+
 /// What lies at an address.
 enum Place {
     Ram,
@@ -87,6 +134,9 @@ enum Place {
 }
 
 fn place(address: Gpa, len: usize) -> Result<Place, PhysMemError> {
+    if is_main(address, len) {
+        return Ok(Place::Ram);
+    }
     let limits = LIMITS.get().ok_or(PhysMemError(address))?;
     let start = address.as_u64();
     let end = start.checked_add(len as u64).ok_or(PhysMemError(address))?;

@@ -21,7 +21,6 @@ use super::memory::{CallersMemory, PalsMemory};
 use super::registration::width;
 use super::{Held, Pal, Slot, cr3_address, ending, find, slot};
 use crate::debug::registers;
-use crate::memory::guest::GuestView;
 use crate::trace;
 use crate::vmx::instructions::{get, set};
 use crate::vmx::vcpu::Vcpu;
@@ -37,16 +36,11 @@ const DR7: u64 = 1 << 10;
 /// Segment registers that code at CPL 3 can change.
 const SEGMENT_COUNT: usize = 6;
 
-/// The PAL that a CPU's guest is in, and what its caller left.
-pub struct Run {
-    /// The PAL.
-    pub id: usize,
+/// What the caller of the PAL on a CPU has left: its registers at the entry, and how the
+/// call went in. Filled in its place at every call.
+#[derive(Default)]
+pub struct Caller {
     entry: Entry,
-    caller: Kept,
-}
-
-/// The caller's registers at the entry.
-struct Kept {
     gprs: Gprs,
     vectors: Vectors,
     rip: u64,
@@ -54,7 +48,8 @@ struct Kept {
     rflags: u64,
     cr0: u64,
     cr3: u64,
-    pdptes: [u64; 4],
+    /// With PAE paging.
+    pdptes: Option<[u64; 4]>,
     dr7: u64,
     debugctl: u64,
     segments: [[u64; 4]; SEGMENT_COUNT],
@@ -113,13 +108,6 @@ pub fn call(vcpu: &mut Vcpu) -> Call {
     Call::Taken
 }
 
-fn callers_memory(vcpu: &Vcpu, paging: PagingRegs) -> CallersMemory<'_> {
-    CallersMemory {
-        view: GuestView(vcpu.cpu),
-        paging,
-    }
-}
-
 /// What the caller gets for memory that is not there.
 fn fault(vcpu: &mut Vcpu, error: WalkError) {
     match error {
@@ -138,7 +126,7 @@ fn enter(vcpu: &mut Vcpu, id: usize, slot: &Slot, paging: PagingRegs) {
         return;
     };
     let rsp = get(Field::GUEST_RSP);
-    let mut caller = callers_memory(vcpu, paging);
+    let mut caller = CallersMemory::new(vcpu.cpu, paging);
     let mut own = PalsMemory::new(pal);
     let gprs = &vcpu.registers.gprs;
     match pal.marshalling.enter(gprs, rsp, &mut caller, &mut own) {
@@ -161,34 +149,37 @@ fn enter(vcpu: &mut Vcpu, id: usize, slot: &Slot, paging: PagingRegs) {
 
 /// The guest becomes the PAL.
 fn switch(vcpu: &mut Vcpu, id: usize, pal: &Pal, entry: Entry, paging: &PagingRegs) {
-    let caller = Kept {
-        gprs: vcpu.registers.gprs,
-        vectors: fpu::put_aside(vcpu.cpu, &mut vcpu.registers),
-        rip: get(Field::GUEST_RIP),
-        rsp: get(Field::GUEST_RSP),
-        rflags: get(Field::GUEST_RFLAGS),
-        cr0: get(Field::GUEST_CR0),
-        cr3: get(Field::GUEST_CR3),
-        pdptes: PDPTES.map(get),
-        dr7: registers::guest_dr7(vcpu),
-        debugctl: get(Field::GUEST_IA32_DEBUGCTL),
-        segments: core::array::from_fn(|n| SEGMENTS[n].map(get)),
-    };
-    vcpu.registers.gprs = entry.gprs;
-    set(Field::GUEST_RSP, entry.rsp);
+    let dr7 = registers::guest_dr7(vcpu);
+    let caller = &mut vcpu.caller;
+    fpu::put_aside(vcpu.cpu, &mut vcpu.registers, &mut caller.vectors);
+    caller.gprs = vcpu.registers.gprs;
+    caller.rip = get(Field::GUEST_RIP);
+    caller.rsp = get(Field::GUEST_RSP);
+    caller.rflags = get(Field::GUEST_RFLAGS);
+    caller.cr0 = get(Field::GUEST_CR0);
+    caller.cr3 = get(Field::GUEST_CR3);
+    caller.dr7 = dr7;
+    caller.debugctl = get(Field::GUEST_IA32_DEBUGCTL);
+    for (fields, values) in SEGMENTS.iter().zip(&mut caller.segments) {
+        *values = fields.map(get);
+    }
+    caller.entry = entry;
+    vcpu.registers.gprs = caller.entry.gprs;
+    set(Field::GUEST_RSP, caller.entry.rsp);
     set(Field::GUEST_RFLAGS, RFLAGS);
     // With TS the first use of a vector register would be a fault for the system.
     set(Field::GUEST_CR0, caller.cr0 & !CR0_TS);
     let flags = caller.cr3 & !cr3_address(paging);
     set(Field::GUEST_CR3, pal.tables.root.as_u64() | flags);
-    if paging.mode() == PagingMode::Pae {
+    caller.pdptes = (paging.mode() == PagingMode::Pae).then(|| PDPTES.map(get));
+    if caller.pdptes.is_some() {
         set_pdptes(&pal.tables.pdptes);
     }
     registers::set_guest_dr7(vcpu, DR7);
     set(Field::GUEST_IA32_DEBUGCTL, 0);
     vcpu.end_shadows();
     ept::use_view(pal.view.eptp());
-    vcpu.pal = Some(Run { id, entry, caller });
+    vcpu.pal = Some(id);
     registers::set_exceptions(vcpu);
 }
 
@@ -199,7 +190,8 @@ fn set_pdptes(values: &[u64; 4]) {
 }
 
 /// The guest becomes the caller again, at the entry, as it was at the call.
-fn switch_back(vcpu: &mut Vcpu, caller: &Kept) {
+fn switch_back(vcpu: &mut Vcpu) {
+    let caller = &vcpu.caller;
     vcpu.registers.gprs = caller.gprs;
     fpu::put_back(vcpu.cpu, &mut vcpu.registers, &caller.vectors);
     set(Field::GUEST_RIP, caller.rip);
@@ -207,7 +199,9 @@ fn switch_back(vcpu: &mut Vcpu, caller: &Kept) {
     set(Field::GUEST_RFLAGS, caller.rflags);
     set(Field::GUEST_CR0, caller.cr0);
     set(Field::GUEST_CR3, caller.cr3);
-    set_pdptes(&caller.pdptes);
+    if let Some(pdptes) = &caller.pdptes {
+        set_pdptes(pdptes);
+    }
     set(Field::GUEST_IA32_DEBUGCTL, caller.debugctl);
     for (fields, values) in SEGMENTS.iter().zip(&caller.segments) {
         for (&field, &value) in fields.iter().zip(values) {
@@ -217,7 +211,7 @@ fn switch_back(vcpu: &mut Vcpu, caller: &Kept) {
     set(Field::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
     vcpu.end_shadows();
     ept::use_guest_view();
-    registers::set_guest_dr7(vcpu, caller.dr7);
+    registers::set_guest_dr7(vcpu, vcpu.caller.dr7);
     registers::set_exceptions(vcpu);
     // NMIs that were held while the PAL ran.
     if RENDEZVOUS.owes(vcpu.cpu.index) {
@@ -228,9 +222,9 @@ fn switch_back(vcpu: &mut Vcpu, caller: &Kept) {
 /// Ends the run of the PAL on this CPU, if there is one, and tells which it was. The
 /// guest is its caller again, at the entry.
 pub fn abandon(vcpu: &mut Vcpu) -> Option<usize> {
-    let run = vcpu.pal.take()?;
-    switch_back(vcpu, &run.caller);
-    Some(run.id)
+    let id = vcpu.pal.take()?;
+    switch_back(vcpu);
+    Some(id)
 }
 
 /// Is this page fault of the PAL's its return? `linear` is the address that it was for.
@@ -241,15 +235,11 @@ pub fn is_return(linear: u64) -> bool {
 /// The PAL has returned.
 pub fn returned(vcpu: &mut Vcpu) {
     let at_return = vcpu.registers.gprs;
-    let Some(run) = vcpu.pal.take() else { return };
-    switch_back(vcpu, &run.caller);
-    let Some(slot) = slot(run.id) else { return };
-    let width = width(vcpu);
-    let held = Held {
-        gprs: registers_after(width, &run.caller.gprs, &at_return),
-        entry: run.entry,
-    };
-    finish(vcpu, run.id, slot, held);
+    let Some(id) = abandon(vcpu) else { return };
+    let Some(slot) = slot(id) else { return };
+    let gprs = registers_after(width(vcpu), &vcpu.caller.gprs, &at_return);
+    let entry = core::mem::take(&mut vcpu.caller.entry);
+    finish(vcpu, id, slot, Held { entry, gprs });
 }
 
 /// Gives back what the parameters point to, and lets the caller go on.
@@ -260,7 +250,7 @@ fn finish(vcpu: &mut Vcpu, id: usize, slot: &Slot, held: Held) {
         return;
     };
     let paging = guest_state::paging_here();
-    let mut caller = callers_memory(vcpu, paging);
+    let mut caller = CallersMemory::new(vcpu.cpu, paging);
     let mut own = PalsMemory::new(pal);
     if let Err(error) = pal.marshalling.leave(&held.entry, &mut caller, &mut own) {
         // SAFETY: the PAL runs on this CPU.

@@ -20,7 +20,7 @@ const XSAVE: u32 = 1 << 26;
 const MXCSR: u32 = 0x1f80;
 
 /// What of the caller's state is in memory.
-#[derive(Clone, Copy)]
+#[derive(Default)]
 pub struct Vectors {
     xmm: [[u8; 16]; 16],
     mxcsr: u32,
@@ -43,11 +43,9 @@ pub fn area_pages() -> u64 {
 }
 
 /// Puts the caller's state aside in this CPU's area, and makes it the initial one.
-pub fn put_aside(cpu: &PerCpu, registers: &mut GuestRegisters) -> Vectors {
-    let kept = Vectors {
-        xmm: registers.xmm,
-        mxcsr: registers.mxcsr,
-    };
+pub fn put_aside(cpu: &PerCpu, registers: &mut GuestRegisters, kept: &mut Vectors) {
+    kept.xmm = registers.xmm;
+    kept.mxcsr = registers.mxcsr;
     registers.xmm = [[0; 16]; 16];
     registers.mxcsr = MXCSR;
     // SAFETY: the area is this CPU's, 64-byte aligned and large enough. What is in
@@ -62,7 +60,6 @@ pub fn put_aside(cpu: &PerCpu, registers: &mut GuestRegisters) -> Vectors {
             fxrstor(&raw const INITIAL as *mut u8);
         }
     }
-    kept
 }
 
 /// Puts the caller's state back; the PAL's is gone.

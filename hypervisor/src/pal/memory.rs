@@ -1,49 +1,73 @@
 //! A caller's memory and a PAL's, each as its owner sees it at CPL 3.
 
-use stillpoint_core::addr::{Gpa, Gva, PAGE_SIZE};
+use core::ops::Range;
+
+use stillpoint_core::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
 use stillpoint_core::paging::{
-    Access, AccessKind, AccessMode, PagingRegs, PhysMem, PhysMemError, WalkError, walk,
+    Access, AccessKind, AccessMode, PagingRegs, PhysMemError, WalkError, walk,
 };
 use stillpoint_core::pal::{CallerMemory, Rights, VirtualMemory};
 use stillpoint_utpm::BadAddress;
 
 use super::{Pal, holds};
+use crate::cpu::percpu::PerCpu;
 use crate::memory::guest::{self, GuestView};
+use crate::memory::layout;
 
-/// The memory of a program that calls.
+/// The memory of a program that calls. Every access demands write permission: a stack
+/// has it, and what a pointer leads to is written in the end.
 pub struct CallersMemory<'a> {
-    /// Physical memory as the guest finds it.
-    pub view: GuestView<'a>,
-    /// How the program's addresses are translated.
-    pub paging: PagingRegs,
+    view: GuestView<'a>,
+    paging: PagingRegs,
+    /// The page that was found last, and where.
+    last: Option<(u64, Gpa)>,
 }
 
-impl CallersMemory<'_> {
-    /// Finds every page of a range for an access, and does something with each part of
-    /// the buffer.
+impl<'a> CallersMemory<'a> {
+    /// The memory of the program on this CPU whose addresses are translated so.
+    pub const fn new(cpu: &'a PerCpu, paging: PagingRegs) -> Self {
+        Self {
+            view: GuestView(cpu),
+            paging,
+            last: None,
+        }
+    }
+
+    /// Finds a page, or keeps to the one found last, as a processor would.
+    fn find(&mut self, gva: u64) -> Result<Gpa, WalkError> {
+        let (page, offset) = (gva & !(PAGE_SIZE - 1), gva & (PAGE_SIZE - 1));
+        let found = match self.last {
+            Some((last, found)) if last == page => found,
+            _ => {
+                let access = Access {
+                    kind: AccessKind::Write,
+                    mode: AccessMode::User,
+                };
+                let found = walk(&mut self.view, &self.paging, Gva::new(gva), access)?;
+                let found = found.gpa.page();
+                if holds(found, 1) {
+                    return Err(WalkError::NoMemory(found));
+                }
+                self.last = Some((page, found));
+                found
+            }
+        };
+        Ok(Gpa::new(found.as_u64() + offset))
+    }
+
+    /// Finds every page of a range, and does something with each part of the buffer.
     fn each(
         &mut self,
         gva: u64,
-        kind: AccessKind,
         len: usize,
-        mut part: impl FnMut(
-            &mut GuestView<'_>,
-            Gpa,
-            core::ops::Range<usize>,
-        ) -> Result<(), PhysMemError>,
+        mut part: impl FnMut(Gpa, Range<usize>) -> Result<(), PhysMemError>,
     ) -> Result<(), WalkError> {
-        let access = Access {
-            kind,
-            mode: AccessMode::User,
-        };
         let mut done = 0;
         while done < len {
-            let at = gva.wrapping_add(done as u64);
-            let found = walk(&mut self.view, &self.paging, Gva::new(at), access)?;
-            let room = (PAGE_SIZE - found.gpa.page_offset()) as usize;
+            let gpa = self.find(gva.wrapping_add(done as u64))?;
+            let room = (PAGE_SIZE - gpa.page_offset()) as usize;
             let end = len.min(done + room);
-            part(&mut self.view, found.gpa, done..end)
-                .map_err(|PhysMemError(gpa)| WalkError::NoMemory(gpa))?;
+            part(gpa, done..end).map_err(|PhysMemError(gpa)| WalkError::NoMemory(gpa))?;
             done = end;
         }
         Ok(())
@@ -54,26 +78,19 @@ impl VirtualMemory for CallersMemory<'_> {
     type Error = WalkError;
 
     fn read(&mut self, gva: u64, into: &mut [u8]) -> Result<(), WalkError> {
-        self.each(gva, AccessKind::Read, into.len(), |view, gpa, part| {
-            view.read(gpa, &mut into[part])
+        self.each(gva, into.len(), |gpa, part| {
+            guest::read(gpa, &mut into[part])
         })
     }
 
     fn write(&mut self, gva: u64, from: &[u8]) -> Result<(), WalkError> {
-        self.each(gva, AccessKind::Write, from.len(), |view, gpa, part| {
-            view.write(gpa, &from[part])
-        })
+        self.each(gva, from.len(), |gpa, part| guest::write(gpa, &from[part]))
     }
 }
 
 impl CallerMemory for CallersMemory<'_> {
     fn read_for_copy_back(&mut self, gva: u64, into: &mut [u8]) -> Result<(), WalkError> {
-        self.each(gva, AccessKind::Write, into.len(), |view, gpa, part| {
-            if holds(gpa, part.len()) {
-                return Err(PhysMemError(gpa));
-            }
-            view.read(gpa, &mut into[part])
-        })
+        self.read(gva, into)
     }
 }
 
@@ -95,7 +112,7 @@ impl<'a> PalsMemory<'a> {
         gva: u64,
         writable: bool,
         len: usize,
-        mut part: impl FnMut(Gpa, core::ops::Range<usize>) -> Result<(), PhysMemError>,
+        mut part: impl FnMut(*mut u8, Range<usize>),
     ) -> Result<(), NotThePals> {
         let mut done = 0;
         while done < len {
@@ -105,7 +122,7 @@ impl<'a> PalsMemory<'a> {
             let (gpa, _) = allowed.ok_or(NotThePals(at))?;
             let room = (PAGE_SIZE - gpa.page_offset()) as usize;
             let end = len.min(done + room);
-            part(gpa, done..end).map_err(|_| NotThePals(at))?;
+            part(layout::direct(Hpa::new(gpa.as_u64())), done..end);
             done = end;
         }
         Ok(())
@@ -116,14 +133,18 @@ impl VirtualMemory for PalsMemory<'_> {
     type Error = NotThePals;
 
     fn read(&mut self, gva: u64, into: &mut [u8]) -> Result<(), NotThePals> {
-        self.each(gva, false, into.len(), |gpa, part| {
-            guest::read(gpa, &mut into[part])
+        self.each(gva, false, into.len(), |from, part| {
+            let into = &mut into[part];
+            // SAFETY: within a page of RAM that is the PAL's, in the direct map.
+            unsafe { core::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
         })
     }
 
     fn write(&mut self, gva: u64, from: &[u8]) -> Result<(), NotThePals> {
-        self.each(gva, true, from.len(), |gpa, part| {
-            guest::write(gpa, &from[part])
+        self.each(gva, true, from.len(), |to, part| {
+            let from = &from[part];
+            // SAFETY: as in `read`.
+            unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
         })
     }
 }
@@ -134,8 +155,7 @@ impl stillpoint_utpm::CallerMemory for PalsMemory<'_> {
     }
 
     fn writable(&mut self, gva: u64, len: usize) -> Result<(), BadAddress> {
-        self.each(gva, true, len, |_, _| Ok(()))
-            .map_err(|_| BadAddress)
+        self.each(gva, true, len, |_, _| {}).map_err(|_| BadAddress)
     }
 
     fn write(&mut self, gva: u64, from: &[u8]) -> Result<(), BadAddress> {

@@ -254,12 +254,15 @@ fn find(paging: &PagingRegs, entry: u64, width: Width) -> Option<(usize, &'stati
 }
 
 /// Is any page of this range lent to a PAL, so that the guest cannot read it?
+#[inline]
 pub fn holds(address: Gpa, len: usize) -> bool {
-    let start = address.page().as_u64();
-    let end = address.as_u64().saturating_add(len.max(1) as u64);
-    (start..end)
-        .step_by(PAGE_SIZE as usize)
-        .any(|page| !matches!(ept::tag_of(page), 0 | ept::SHARED_CODE))
+    let lent = |page| !matches!(ept::tag_of(page), 0 | ept::SHARED_CODE);
+    if address.page_offset() + len as u64 <= PAGE_SIZE {
+        return lent(address.as_u64());
+    }
+    let end = address.as_u64().saturating_add(len as u64);
+    let mut pages = (address.page().as_u64()..end).step_by(PAGE_SIZE as usize);
+    pages.any(lent)
 }
 
 /// The PAL that a page is lent to; for shared code, one of those that have it. With the

@@ -11,6 +11,8 @@ use stillpoint_core::pal::{
 use stillpoint_utpm::SectionMeasurement;
 
 use super::{MAX_PALS, Pal, Slot, ending, find, slots, tag, touched};
+#[cfg(feature = "test-hooks")]
+use crate::cpu::tsc;
 use crate::log::log;
 use crate::memory::guest::{self, GuestView};
 use crate::memory::layout;
@@ -18,6 +20,10 @@ use crate::memory::pool::{self, Chain};
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{ept, guest_state, io};
 use crate::{RENDEZVOUS, debug, trace};
+
+/// How long the last measurement took, in ticks of the time-stamp counter.
+#[cfg(feature = "test-hooks")]
+pub static MEASURING: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
 const EFER_NXE: u64 = 1 << 11;
 
@@ -166,7 +172,11 @@ fn try_register(
         slot.step(Life::abandon);
         return Err(refused);
     }
+    #[cfg(feature = "test-hooks")]
+    let start = tsc();
     measure(vcpu, slot);
+    #[cfg(feature = "test-hooks")]
+    MEASURING.store(tsc() - start, core::sync::atomic::Ordering::SeqCst);
     slot.step(Life::publish);
     trace::event(trace::Event::PalRegistered { id: id as u32 });
     Ok(())

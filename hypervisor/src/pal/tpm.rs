@@ -25,10 +25,10 @@ pub fn wipe() {
 
 /// One command. `None` if the caller has to execute its VMCALL again.
 pub fn execute(vcpu: &mut Vcpu, call: Hypercall, arguments: [u64; 4]) -> Option<HypercallResult> {
-    let Some(run) = &vcpu.pal else {
+    let Some(id) = vcpu.pal else {
         return Some(HypercallResult::Failure);
     };
-    let Some(slot) = slot(run.id) else {
+    let Some(slot) = slot(id) else {
         return Some(HypercallResult::Failure);
     };
     // SAFETY: this CPU handles an exit, and runs the PAL.

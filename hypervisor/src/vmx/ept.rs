@@ -67,6 +67,16 @@ static EPOCH: AtomicU64 = AtomicU64::new(0);
 /// How many pages carry a tag.
 static LENT: AtomicU64 = AtomicU64::new(0);
 
+/// A bit for each 2 MiB of the first 64 GiB: a page there may carry a tag. Saves most
+/// looks into the tables.
+static LENT_NEAR: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+
+/// The word of [`LENT_NEAR`] for an address, and the bit in it.
+#[inline]
+const fn near(gpa: u64) -> (usize, u64) {
+    ((gpa >> 27) as usize, 1 << (gpa >> 21 & 63))
+}
+
 /// The tag of a page that PALs and the guest share, to be read and executed.
 pub const SHARED_CODE: u8 = Page::MAX_TAG;
 
@@ -138,12 +148,13 @@ pub fn use_view(eptp: u64) {
 /// Whom a page is lent to: 0 for a page that is the guest's own.
 #[inline]
 pub fn tag_of(gpa: u64) -> u8 {
-    match POINTERS.get() {
+    let (word, bit) = near(gpa);
+    match LENT_NEAR.get(word) {
+        Some(word) if word.load(Relaxed) & bit == 0 => 0,
         // Entries change with the machine stopped alone, so no lock is needed.
-        Some(pointers) if LENT.load(Relaxed) != 0 => {
-            ept::lookup(&Tables, pointers.root, Gpa::new(gpa)).map_or(0, |leaf| leaf.tag)
-        }
-        _ => 0,
+        _ => POINTERS.get().map_or(0, |pointers| {
+            ept::tag(&Tables, pointers.root, Gpa::new(gpa))
+        }),
     }
 }
 
@@ -165,6 +176,10 @@ pub fn lend(gpa: Gpa, tag: u8) -> Result<MemoryType, EptError> {
     };
     set_page(gpa, page)?;
     LENT.fetch_add(1, Relaxed);
+    let (word, bit) = near(gpa.as_u64());
+    if let Some(word) = LENT_NEAR.get(word) {
+        word.fetch_or(bit, Relaxed);
+    }
     let root = POINTERS.get().map_or(Hpa::new(0), |pointers| pointers.root);
     Ok(ept::lookup(&Tables, root, gpa).map_or(MemoryType::WriteBack, |leaf| leaf.memory_type))
 }
@@ -173,8 +188,10 @@ pub fn lend(gpa: Gpa, tag: u8) -> Result<MemoryType, EptError> {
 /// [`views_changed`] is to follow.
 pub fn give_back(gpa: Gpa) {
     // Its table is there since it was lent, so this cannot fail.
-    if set_page(gpa, Page::own(gpa)).is_ok() {
-        LENT.fetch_sub(1, Relaxed);
+    if set_page(gpa, Page::own(gpa)).is_ok() && LENT.fetch_sub(1, Relaxed) == 1 {
+        for word in &LENT_NEAR {
+            word.store(0, Relaxed);
+        }
     }
 }
 

@@ -124,7 +124,7 @@ pub fn trace_poll(vcpu: &mut Vcpu) {
 fn cpuid_context(vcpu: &Vcpu) -> CpuidContext {
     CpuidContext {
         in_64_bit_mode: vcpu.in_64_bit_code(),
-        pal: vcpu.pal.as_ref().map(|run| run.id as u32),
+        pal: vcpu.pal.map(|id| id as u32),
         version: crate::VERSION,
         guest_cr4: get(Field::GUEST_CR4),
         features: vcpu.controls.features,

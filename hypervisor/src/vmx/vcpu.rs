@@ -53,8 +53,10 @@ pub struct Vcpu {
     pub entered: u64,
     /// The preemption timer has expired, and that is not recorded.
     pub polled: bool,
-    /// The PAL that the guest is in, and its caller.
-    pub pal: Option<pal::calls::Run>,
+    /// The PAL that the guest is in.
+    pub pal: Option<usize>,
+    /// What that PAL's caller left.
+    pub caller: pal::calls::Caller,
 }
 
 /// What can be seen of a CPU that is parked and cannot be asked.
@@ -113,6 +115,7 @@ impl Vcpu {
             entered: 0,
             polled: false,
             pal: None,
+            caller: pal::calls::Caller::default(),
         }
     }
 

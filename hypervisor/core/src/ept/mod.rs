@@ -131,6 +131,21 @@ pub fn lookup(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> Option<Leaf> {
     }
 }
 
+/// The tag of the page at an address, as [`lookup`] gives it; 0 where no 4 KiB page is
+/// mapped. For paths where instructions count.
+#[inline]
+pub fn tag(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> u8 {
+    let mut table = root;
+    for level in [Level::Pml4, Level::Pdpt, Level::Pd] {
+        let entry = memory.read(table, level.index(gpa));
+        if entry & (Entry::USED | Entry::PAGE) != Entry::USED {
+            return 0;
+        }
+        table = Entry(entry).address();
+    }
+    Entry(memory.read(table, Level::Pt.index(gpa))).tag()
+}
+
 /// The levels of the tables, by the SDM's names of what is at each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {

@@ -378,16 +378,20 @@ proptest! {
             // Write without read is no permission that EPT knows.
             let permissions = if permissions & 3 == 2 { permissions | 1 } else { permissions };
             let (gpa, hpa) = (page << 12, (page ^ to) << 12);
-            let page = lent(Hpa::new(hpa), Permissions::from_bits_truncate(permissions), 0);
+            let page = lent(Hpa::new(hpa), Permissions::from_bits_truncate(permissions), to as u8 + 1);
             let set = map.set_page(&mut memory, Gpa::new(gpa), page);
             prop_assert_eq!(set.is_ok(), !map.hole.contains(gpa));
             if set.is_ok() {
                 model.insert(gpa, (hpa, permissions));
+                prop_assert_eq!(tag(&memory, map.root(), Gpa::new(gpa)), to as u8 + 1);
             }
         }
         for gpa in probes.into_iter().map(|page| page << 12).chain(model.keys().copied()) {
             match model.get(&gpa) {
-                None => drop(check(&memory, &map, &mtrrs, gpa)),
+                None => {
+                    check(&memory, &map, &mtrrs, gpa);
+                    prop_assert_eq!(tag(&memory, map.root(), Gpa::new(gpa)), 0);
+                }
                 Some(&(hpa, permissions)) => for root in [map.root(), map.zero_root()] {
                     let found = walk(&memory, eptp(root), gpa).map(|(hpa, permissions, ..)| (hpa, permissions));
                     prop_assert_eq!(found, (permissions != 0).then_some((hpa, permissions)));

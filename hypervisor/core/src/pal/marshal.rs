@@ -69,7 +69,7 @@ pub enum CopyError<C, P> {
 }
 
 /// What a PAL starts with, and what its return needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Entry {
     /// The PAL's RSP. The word there is the return address that it sees,
     /// [`RETURN_ADDRESS`]; the arguments after it start at a multiple of 16, as
