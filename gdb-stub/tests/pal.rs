@@ -104,14 +104,14 @@ PAL  owner CR3     code    paging   entry             pages  state        CPU  P
     let text = run(&mut bench, "pal 0");
     let expected = "\
 PAL 0: running on CPU 1, 64-bit code, 4-level paging, entry 0x401000, owner's CR3 0x2a10005
-called 12 times; from outside 3 reads saw a decoy, 1 writes were refused
-section    code             1 pages at 0x401000
-section    data             1 pages at 0xffffffff81002000
-section    stack           16 pages at 0x7fff0000
-parameter  integer
-parameter  pointer to 32 bytes
-PCR 0      a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0
-PCR 1      a1a1";
+calls: 12; from outside: 3 reads of a decoy, 1 refused writes
+section      pages  start
+code             1  0000000000401000
+data             1  ffffffff81002000
+stack           16  000000007fff0000
+parameters: integer, pointer to 32 bytes
+PCR 0        a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0
+PCR 1        a1a1";
     assert!(text.starts_with(expected), "{text}");
     assert_eq!(text.lines().count(), 15);
     assert_eq!(run(&mut Bench::new(1), "pal"), "no PAL is registered\n");

@@ -132,26 +132,31 @@ fn write_pal(pal: &PalInfo, out: &mut dyn Write) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "called {} times; from outside {} reads saw a decoy, {} writes were refused",
+        "calls: {}; from outside: {} reads of a decoy, {} refused writes",
         pal.calls, pal.decoy_reads, pal.refused_writes
     )?;
+    writeln!(out, "section      pages  start")?;
     for section in pal.sections.iter().flatten() {
         writeln!(
             out,
-            "section    {:<11}  {:>5} pages at {:#x}",
+            "{:<11}  {:>5}  {:016x}",
             section.kind, section.pages, section.start
         )?;
     }
-    for parameter in pal.parameters.iter().flatten() {
+    write!(out, "parameters:")?;
+    for (n, parameter) in pal.parameters.iter().flatten().enumerate() {
+        write!(out, "{}", if n == 0 { " " } else { ", " })?;
         match parameter {
-            PalParameter::Integer => writeln!(out, "parameter  integer")?,
-            PalParameter::Pointer { bytes } => {
-                writeln!(out, "parameter  pointer to {bytes} bytes")?;
-            }
+            PalParameter::Integer => write!(out, "integer")?,
+            PalParameter::Pointer { bytes } => write!(out, "pointer to {bytes} bytes")?,
         }
     }
+    if pal.parameters.iter().all(Option::is_none) {
+        write!(out, " none")?;
+    }
+    writeln!(out)?;
     for (n, pcr) in pal.pcrs.iter().enumerate() {
-        write!(out, "PCR {n}      ")?;
+        write!(out, "PCR {n}        ")?;
         write_digest(pcr, out)?;
         writeln!(out)?;
     }
