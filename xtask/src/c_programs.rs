@@ -74,9 +74,14 @@ pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
     let mut programs = Vec::new();
     for source in c_files(&sources)? {
         let program = into.join(source.file_stem().unwrap_or_default());
+        // A program of several files has the others in a folder of its name.
+        let parts = match source.with_extension("") {
+            folder if folder.is_dir() => c_files(&folder)?,
+            _ => Vec::new(),
+        };
         cmd!(
             shell,
-            "cc {flag} {FLAGS...} -static -s -I {sources} -o {program} {source} {pals} {library}"
+            "cc {flag} {FLAGS...} -static -s -I {sources} -o {program} {source} {parts...} {pals} {library}"
         )
         .quiet()
         .run()?;
