@@ -15,7 +15,7 @@ use xshell::{Shell, cmd};
 use crate::compile;
 use crate::console::tail;
 use crate::disk::{self, PARTITION_OFFSET};
-use crate::image::GUEST_BASE;
+use crate::image::guest_base;
 use crate::kernel::{Debian, Kernel};
 use crate::process::Guarded;
 use crate::progress::{say, step};
@@ -106,8 +106,9 @@ impl FullDebian {
 
     fn menu(&self) -> String {
         format!(
-            "set timeout=0\nset default=0\nmenuentry Debian {{\n  linux /vmlinuz root=UUID={} ro quiet {GUEST_BASE} {}\n  initrd /initrd.img\n}}\n",
+            "set timeout=0\nset default=0\nmenuentry Debian {{\n  linux /vmlinuz root=UUID={} ro quiet {} {}\n  initrd /initrd.img\n}}\n",
             self.uuid(),
+            guest_base(self.debian),
             self.cmdline
         )
     }

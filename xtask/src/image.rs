@@ -43,7 +43,19 @@ pub const GUEST_DRIVE: &str = "boot_drive=0x81";
 /// Needed by every run: a console on COM1; no MWAIT idling, which the emulator does very slowly;
 /// reboot by the chipset's reset control register, since the emulator's keyboard controller resets
 /// the CPUs without unlocking IA32_FEATURE_CONTROL, and its BIOS faults on that, bare as well.
-pub const GUEST_BASE: &str = "console=ttyS0,115200 idle=halt reboot=pci";
+const GUEST_BASE: &str = "console=ttyS0,115200 idle=halt reboot=pci";
+
+/// What every run of a Debian needs on its kernel's command line.
+///
+/// On amd64 also no vDSO for 32-bit programs, whose system calls would end in SYSRET: the emulator's
+/// leaves the attributes of SS as they are, after an interrupt those of a null selector, and the
+/// program goes on with a 16-bit stack. Bare as well, as soon as two threads wait for each other.
+pub fn guest_base(debian: Debian) -> String {
+    match debian {
+        Debian::Amd64 => format!("{GUEST_BASE} vdso32=0"),
+        Debian::I386 => GUEST_BASE.into(),
+    }
+}
 
 /// What makes a boot light on an emulator: work at start-up that a run here does not need.
 const GUEST_QUICK: &str = "quiet mitigations=off nokaslr tsc=reliable cryptomgr.notests=1 rodata=off \
@@ -66,10 +78,10 @@ impl Guest {
     /// The whole command line of the guest's kernel.
     pub fn kernel_cmdline(&self) -> String {
         let quick = if self.plain { "" } else { GUEST_QUICK };
-        [GUEST_BASE, quick, &self.cmdline]
-            .iter()
+        let base = guest_base(self.kernel.debian());
+        [&base, quick, &self.cmdline]
+            .into_iter()
             .filter(|part| !part.is_empty())
-            .copied()
             .collect::<Vec<_>>()
             .join(" ")
     }
