@@ -83,7 +83,7 @@ impl Chain {
 
     /// Gives the frames back, wiped.
     pub fn release(&mut self) {
-        self.for_each(|frame| wipe(frame));
+        self.for_each(wipe);
         let mut pool = POOL.lock();
         while self.first != END {
             let frame = self.first;

@@ -41,6 +41,7 @@ const SEGMENT_COUNT: usize = 6;
 #[derive(Default)]
 pub struct Caller {
     entry: Entry,
+    paging: PagingRegs,
     gprs: Gprs,
     vectors: Vectors,
     rip: u64,
@@ -99,7 +100,7 @@ pub fn call(vcpu: &mut Vcpu) -> Call {
     if slot.step(|life| life.resume(me, held, now)) {
         // SAFETY: the PAL runs on this CPU.
         if let Some(held) = unsafe { slot.calls() }.held.take() {
-            finish(vcpu, id, slot, held);
+            finish(vcpu, id, slot, held, &paging);
         }
         return Call::Taken;
     }
@@ -164,6 +165,7 @@ fn switch(vcpu: &mut Vcpu, id: usize, pal: &Pal, entry: Entry, paging: &PagingRe
         *values = fields.map(get);
     }
     caller.entry = entry;
+    caller.paging = *paging;
     vcpu.registers.gprs = caller.entry.gprs;
     set(Field::GUEST_RSP, caller.entry.rsp);
     set(Field::GUEST_RFLAGS, RFLAGS);
@@ -239,24 +241,24 @@ pub fn returned(vcpu: &mut Vcpu) {
     let Some(slot) = slot(id) else { return };
     let gprs = registers_after(width(vcpu), &vcpu.caller.gprs, &at_return);
     let entry = core::mem::take(&mut vcpu.caller.entry);
-    finish(vcpu, id, slot, Held { entry, gprs });
+    let paging = vcpu.caller.paging;
+    finish(vcpu, id, slot, Held { entry, gprs }, &paging);
 }
 
 /// Gives back what the parameters point to, and lets the caller go on.
-fn finish(vcpu: &mut Vcpu, id: usize, slot: &Slot, held: Held) {
+fn finish(vcpu: &mut Vcpu, id: usize, slot: &Slot, held: Held, paging: &PagingRegs) {
     let me = vcpu.cpu.index as u16;
     // SAFETY: this CPU handles an exit.
     let Some(pal) = (unsafe { slot.pal() }) else {
         return;
     };
-    let paging = guest_state::paging_here();
-    let mut caller = CallersMemory::new(vcpu.cpu, paging);
+    let mut caller = CallersMemory::new(vcpu.cpu, *paging);
     let mut own = PalsMemory::new(pal);
     if let Err(error) = pal.marshalling.leave(&held.entry, &mut caller, &mut own) {
         // SAFETY: the PAL runs on this CPU.
         unsafe { slot.calls() }.held = Some(held);
         let [held_cr3, held_rsp] = &slot.held_at;
-        held_cr3.store(cr3_address(&paging), SeqCst);
+        held_cr3.store(cr3_address(paging), SeqCst);
         held_rsp.store(get(Field::GUEST_RSP), SeqCst);
         slot.step(|life| life.suspend(me));
         return match error {
@@ -271,7 +273,7 @@ fn finish(vcpu: &mut Vcpu, id: usize, slot: &Slot, held: Held) {
         debug::with_machine_stopped(vcpu, |_| {
             // SAFETY: the machine is stopped, and `pal` is not used after this.
             if let Some(pal) = unsafe { slot.pal_mut() } {
-                ending::take_back_shared(pal, pal.own_sections);
+                ending::take_back_shared(pal);
             }
         });
     }

@@ -69,9 +69,9 @@ pub fn remove(id: usize, slot: &Slot) {
     }
 }
 
-/// Gives the pages back that were shared for one call, as the PAL has left them: the
-/// sections from `first` on. With the machine stopped.
-pub fn take_back_shared(pal: &mut Pal, first: usize) {
+/// Gives the pages back that were shared for one call, as the PAL has left them. With the
+/// machine stopped.
+pub fn take_back_shared(pal: &mut Pal) {
     let Pal {
         request,
         tables,
@@ -79,8 +79,10 @@ pub fn take_back_shared(pal: &mut Pal, first: usize) {
         shared_frames,
         view,
         view_frames,
+        own_sections,
         ..
     } = pal;
+    let first = *own_sections;
     let pages = || {
         let sections = request.sections.iter().skip(first);
         sections.flat_map(|section| section.addresses())
@@ -91,7 +93,9 @@ pub fn take_back_shared(pal: &mut Pal, first: usize) {
             view.unmap(view_frames, gpa);
         }
     }
-    tables.unmap_shared(shared_frames, pages(), |_| {});
+    tables.unmap_shared(shared_frames, pages(), |table| {
+        view.unmap(view_frames, Gpa::new(table.as_u64()));
+    });
     shared_frames.release();
     request.sections.truncate(first);
     ept::views_changed();

@@ -107,6 +107,15 @@ impl<'a> PalsMemory<'a> {
         Self(pal)
     }
 
+    fn find(&self, gva: u64, writable: bool) -> Option<Gpa> {
+        let (page, offset) = (gva & !(PAGE_SIZE - 1), gva & (PAGE_SIZE - 1));
+        if let Some((_, gpa)) = self.0.hot.iter().find(|(hot, _)| *hot == page) {
+            return Some(Gpa::new(gpa.as_u64() + offset));
+        }
+        let (gpa, rights) = self.0.tables.translate(&self.0.table_frames, gva)?;
+        (!writable || rights == Rights::ReadWrite).then_some(gpa)
+    }
+
     fn each(
         &self,
         gva: u64,
@@ -117,9 +126,7 @@ impl<'a> PalsMemory<'a> {
         let mut done = 0;
         while done < len {
             let at = gva.wrapping_add(done as u64);
-            let found = self.0.tables.translate(&self.0.table_frames, at);
-            let allowed = found.filter(|&(_, rights)| !writable || rights == Rights::ReadWrite);
-            let (gpa, _) = allowed.ok_or(NotThePals(at))?;
+            let gpa = self.find(at, writable).ok_or(NotThePals(at))?;
             let room = (PAGE_SIZE - gpa.page_offset()) as usize;
             let end = len.min(done + room);
             part(layout::direct(Hpa::new(gpa.as_u64())), done..end);

@@ -79,6 +79,9 @@ pub struct Pal {
     /// What it sees of memory, and the frames of the tables for that.
     view: PalView,
     view_frames: Chain,
+    /// Where the pages are that every call writes: the first one for parameters, and the
+    /// last one of the stack. Address in the PAL, address in memory.
+    hot: [(u64, Gpa); 2],
 }
 
 /// What a PAL's calls change.

@@ -232,7 +232,22 @@ impl Lending {
 
     /// The record of the PAL.
     fn into_pal(self, tables: PalTables, view: PalView) -> Result<Pal, Refused> {
+        let page = |section: Option<&Section>, last: bool| {
+            // A page that no address is in stands for one that is not there.
+            let Some(section) = section else {
+                return (1, Gpa::new(0));
+            };
+            let offset = if last { section.bytes() - PAGE_SIZE } else { 0 };
+            let gva = section.start + offset;
+            let found = tables.translate(&self.table_frames, gva);
+            found.map_or((1, Gpa::new(0)), |(gpa, _)| (gva, gpa))
+        };
+        let hot = [
+            page(self.request.first(SectionType::Param), false),
+            page(self.request.first(SectionType::Stack), true),
+        ];
         Ok(Pal {
+            hot,
             marshalling: Marshalling::new(&self.request)?,
             own_sections: self.request.sections.len(),
             request: self.request,
@@ -397,14 +412,14 @@ fn try_share(
         let mut memory = GuestView(vcpu.cpu);
         let sections = &pal.request.sections;
         let shared = read_share(&mut memory, &caller, addresses, lengths, count, sections)?;
-        let before = pal.request.sections.len();
         let result = shared
             .iter()
             .try_for_each(|section| share_section(vcpu, &caller, id, pal, section));
         let result =
             result.and_then(|()| show_tables(&pal.tables, &pal.view, &mut pal.view_frames));
         if result.is_err() {
-            ending::take_back_shared(pal, before);
+            // All that is shared for this call: its tables go together.
+            ending::take_back_shared(pal);
         }
         ept::views_changed();
         result

@@ -64,18 +64,9 @@ static POINTERS: Once<Pointers> = Once::new();
 /// it next looks, which is before it runs the guest again.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
 
-/// How many pages carry a tag.
-static LENT: AtomicU64 = AtomicU64::new(0);
-
-/// A bit for each 2 MiB of the first 64 GiB: a page there may carry a tag. Saves most
-/// looks into the tables.
-static LENT_NEAR: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
-
-/// The word of [`LENT_NEAR`] for an address, and the bit in it.
-#[inline]
-const fn near(gpa: u64) -> (usize, u64) {
-    ((gpa >> 27) as usize, 1 << (gpa >> 21 & 63))
-}
+/// For each 2 MiB of the first 16 GiB: the page table that has their entries, or 0 if no
+/// page there has been lent. Saves walks where instructions count.
+static PAGE_TABLES: [AtomicU64; 8192] = [const { AtomicU64::new(0) }; 8192];
 
 /// The tag of a page that PALs and the guest share, to be read and executed.
 pub const SHARED_CODE: u8 = Page::MAX_TAG;
@@ -148,14 +139,18 @@ pub fn use_view(eptp: u64) {
 /// Whom a page is lent to: 0 for a page that is the guest's own.
 #[inline]
 pub fn tag_of(gpa: u64) -> u8 {
-    let (word, bit) = near(gpa);
-    match LENT_NEAR.get(word) {
-        Some(word) if word.load(Relaxed) & bit == 0 => 0,
-        // Entries change with the machine stopped alone, so no lock is needed.
-        _ => POINTERS.get().map_or(0, |pointers| {
-            ept::tag(&Tables, pointers.root, Gpa::new(gpa))
-        }),
+    // Entries change with the machine stopped alone, so no lock is needed.
+    match PAGE_TABLES.get((gpa >> 21) as usize) {
+        Some(table) => match table.load(Relaxed) {
+            0 => 0,
+            table => ept::tag(&Tables, Hpa::new(table), Gpa::new(gpa)),
+        },
+        None => page_table(gpa).map_or(0, |table| ept::tag(&Tables, table, Gpa::new(gpa))),
     }
+}
+
+fn page_table(gpa: u64) -> Option<Hpa> {
+    ept::page_table(&Tables, POINTERS.get()?.root, Gpa::new(gpa))
 }
 
 /// Lends a page of the guest's out, with the machine stopped: the guest can do nothing
@@ -175,10 +170,11 @@ pub fn lend(gpa: Gpa, tag: u8) -> Result<MemoryType, EptError> {
         ..Page::own(gpa)
     };
     set_page(gpa, page)?;
-    LENT.fetch_add(1, Relaxed);
-    let (word, bit) = near(gpa.as_u64());
-    if let Some(word) = LENT_NEAR.get(word) {
-        word.fetch_or(bit, Relaxed);
+    if let (Some(place), Some(table)) = (
+        PAGE_TABLES.get((gpa.as_u64() >> 21) as usize),
+        page_table(gpa.as_u64()),
+    ) {
+        place.store(table.as_u64(), Relaxed);
     }
     let root = POINTERS.get().map_or(Hpa::new(0), |pointers| pointers.root);
     Ok(ept::lookup(&Tables, root, gpa).map_or(MemoryType::WriteBack, |leaf| leaf.memory_type))
@@ -187,12 +183,7 @@ pub fn lend(gpa: Gpa, tag: u8) -> Result<MemoryType, EptError> {
 /// Gives a page that was lent back to the guest, with the machine stopped.
 /// [`views_changed`] is to follow.
 pub fn give_back(gpa: Gpa) {
-    // Its table is there since it was lent, so this cannot fail.
-    if set_page(gpa, Page::own(gpa)).is_ok() && LENT.fetch_sub(1, Relaxed) == 1 {
-        for word in &LENT_NEAR {
-            word.store(0, Relaxed);
-        }
-    }
+    let _its_table_is_there = set_page(gpa, Page::own(gpa));
 }
 
 /// Lets the guest read ones where a page is lent. No CPU has a translation for it yet.

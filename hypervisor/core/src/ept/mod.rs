@@ -131,19 +131,24 @@ pub fn lookup(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> Option<Leaf> {
     }
 }
 
-/// The tag of the page at an address, as [`lookup`] gives it; 0 where no 4 KiB page is
-/// mapped. For paths where instructions count.
-#[inline]
-pub fn tag(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> u8 {
+/// The page table that has an entry for an address; `None` where a larger page is mapped,
+/// or nothing. It stays where it is: pages are not joined again.
+pub fn page_table(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> Option<Hpa> {
     let mut table = root;
     for level in [Level::Pml4, Level::Pdpt, Level::Pd] {
-        let entry = memory.read(table, level.index(gpa));
-        if entry & (Entry::USED | Entry::PAGE) != Entry::USED {
-            return 0;
+        let entry = Entry(memory.read(table, level.index(gpa)));
+        if !entry.is_used() || entry.is_leaf(level) {
+            return None;
         }
-        table = Entry(entry).address();
+        table = entry.address();
     }
-    Entry(memory.read(table, Level::Pt.index(gpa))).tag()
+    Some(table)
+}
+
+/// The tag of a page, as [`lookup`] gives it, by its [`page_table`].
+#[inline]
+pub fn tag(memory: &impl TableMemory, page_table: Hpa, gpa: Gpa) -> u8 {
+    Entry(memory.read(page_table, Level::Pt.index(gpa))).tag()
 }
 
 /// The levels of the tables, by the SDM's names of what is at each.
