@@ -10,7 +10,7 @@ use xshell::{Shell, cmd};
 use crate::paths;
 
 /// How wide a program's code is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Width {
     /// For i386, and for amd64 with IA-32 emulation.
     Bits32,

@@ -24,6 +24,7 @@ mod kallsyms;
 mod kernel;
 mod lint;
 mod machine;
+mod matrix;
 mod net;
 mod orc;
 mod pal_code;
@@ -69,6 +70,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Bench(bench::BenchArgs),
     Lint(lint::LintArgs),
+    Matrix(matrix::MatrixArgs),
     Storm(storm::StormArgs),
     Test(test::TestArgs),
     Vmlinux(vmlinux::VmlinuxArgs),
@@ -88,6 +90,7 @@ fn run(command: Command) -> Result<ExitCode> {
     process::install_signal_handler()?;
     match command {
         Command::Test(args) => return test::command(&args),
+        Command::Matrix(args) => return matrix::command(&args),
         Command::Storm(args) => return storm::command(&args),
         Command::Doctor(args) => setup::doctor(&args),
         Command::Build(args) => compile::command(&args),

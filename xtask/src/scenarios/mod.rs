@@ -367,6 +367,12 @@ impl Workshop {
         Ok(gdb)
     }
 
+    /// The names of the programs that a guest of the architecture has.
+    pub fn guest_programs(&self, debian: Debian) -> Result<Vec<String>> {
+        let programs = compile::guest_programs(&self.shell, debian)?;
+        Ok(programs.into_iter().map(|program| program.name).collect())
+    }
+
     /// The hypervisor's image with the test hooks, for its symbols.
     pub fn test_hooks_image(&self) -> Result<PathBuf> {
         compile::image(&self.shell, Flavour::TestHooks)

@@ -3,7 +3,7 @@
 
 pub mod combination;
 mod debian;
-mod debugger;
+pub mod debugger;
 mod suite;
 pub mod tally;
 
