@@ -5,6 +5,7 @@ mod boot;
 mod breakpoints;
 mod dmesg;
 mod host;
+mod looping_pal;
 mod monitor;
 mod programs;
 mod sessions;
@@ -189,6 +190,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "monitor::every_command",
         run: monitor::every_command,
+    },
+    Scenario {
+        name: "pal::gdb_stops_in_a_looping_pal_and_kills_it",
+        run: looping_pal::is_killed,
     },
     Scenario {
         name: "host::a_panic_is_caught_in_gdb",
