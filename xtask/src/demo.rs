@@ -1,11 +1,13 @@
 //! `cargo xtask demo`: the whole path once, as a transcript: boot, shell, hypercall, gdb stops
-//! everything and looks inside, detach, shell. Then how to go on by hand.
+//! everything and looks inside, detach, shell; gdb stops in a PAL and ends it. Then how to go on
+//! by hand.
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use regex::Regex;
 use xshell::Shell;
@@ -147,6 +149,10 @@ pub fn command(args: &DemoArgs) -> Result<()> {
     drop(gdb);
     let alive = out.guest(&mut console, "./test 8; uptime")?;
     ensure!(alive.contains("load average"), "the shell is not alive");
+    // A PAL that does not end takes its CPU from the guest: one has to be left.
+    if args.cpus > 1 {
+        inside_a_pal(&mut out, &machine, &symbols, &mut console)?;
+    }
 
     out.title("by hand")?;
     out.show(
@@ -156,6 +162,60 @@ pub fn command(args: &DemoArgs) -> Result<()> {
     )?;
     say(format!("transcript: {}", transcript.display()));
     Ok(())
+}
+
+/// A program calls a PAL that does not end; gdb shows who is inside, and whose the memory is.
+fn inside_a_pal(
+    out: &mut Transcript,
+    machine: &Machine,
+    symbols: &Path,
+    console: &mut Console,
+) -> Result<()> {
+    out.title("a program on CPU 1 calls a PAL that does not end; gdb stops inside")?;
+    out.guest(console, "taskset 2 ./spin > spin.txt &")?;
+    let mut gdb = stop_inside(machine, symbols)?;
+    out.gdb(&mut gdb, "info threads", r#""cpu1" \(PAL 0 "#)?;
+    out.gdb(&mut gdb, "monitor pal", "running +1 ")?;
+    out.gdb(&mut gdb, "monitor pal 0", "PCR 7")?;
+
+    out.title("its memory is closed, even to gdb, until one asks for it")?;
+    out.gdb(&mut gdb, "thread 2", "Switching to thread 2")?;
+    out.gdb(&mut gdb, "x/2i $rip", "Cannot access memory")?;
+    let rip = gdb.number("$rip")?;
+    let found = out.gdb(&mut gdb, &format!("monitor gva2gpa {rip:#x}"), "is gpa 0x")?;
+    let gpa = found.trim().rsplit(' ').next().unwrap_or_default();
+    let page = format!("monitor pal page {gpa}");
+    out.gdb(&mut gdb, &page, "PAL 0's: code")?;
+    out.gdb(
+        &mut gdb,
+        &format!("monitor xp {gpa}"),
+        "PAL 0's memory, closed",
+    )?;
+    out.gdb(&mut gdb, "monitor pal unlock", "open")?;
+    out.gdb(&mut gdb, "x/2i $rip", "jmp|pause")?;
+
+    out.title("gdb ends it, and its program is told")?;
+    out.gdb(&mut gdb, "monitor pal kill 0", "ended")?;
+    out.gdb(&mut gdb, &page, "the guest's")?;
+    out.gdb(&mut gdb, "detach", "detached")?;
+    let told = out.guest(console, "wait; cat spin.txt")?;
+    ensure!(told.contains("the PAL was ended"), "spin was not told");
+    Ok(())
+}
+
+/// A gdb that has found a CPU inside a PAL.
+fn stop_inside(machine: &Machine, symbols: &Path) -> Result<Gdb> {
+    let deadline = Instant::now() + COMMAND;
+    while Instant::now() < deadline {
+        let mut gdb = Gdb::start(symbols)?;
+        gdb.attach(machine.debug.port())?;
+        if gdb.command("info threads")?.contains("(PAL ") {
+            gdb.command("stillpoint-symbols")?;
+            return Ok(gdb);
+        }
+        gdb.command("detach")?;
+    }
+    bail!("the program does not come into its PAL")
 }
 
 /// The boot's lines, the kernel's many left out.
