@@ -10,9 +10,8 @@ use xshell::{Shell, cmd};
 
 use crate::c_programs::{self, Width};
 use crate::kernel::Debian;
-use crate::pal_code;
-use crate::paths;
 use crate::progress::{say, step};
+use crate::{image_code, pal_code, paths};
 
 /// Build the image and the guest's programs.
 #[derive(Args)]
@@ -76,7 +75,9 @@ fn build_image(shell: &Shell, flavour: Flavour) -> Result<PathBuf> {
         )
         .quiet()
         .run()?;
-        Ok(target_dir.join(TARGET).join("image/stillpoint"))
+        let image = target_dir.join(TARGET).join("image/stillpoint");
+        image_code::ensure_no_avx(&image)?;
+        Ok(image)
     })
 }
 

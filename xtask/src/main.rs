@@ -20,6 +20,7 @@ mod emulator;
 mod full_debian;
 mod gdb;
 mod image;
+mod image_code;
 mod kallsyms;
 mod kernel;
 mod lint;
