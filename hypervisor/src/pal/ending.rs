@@ -27,6 +27,12 @@ pub fn return_page(id: usize, kind: SectionType, gpa: Gpa) {
     if Rights::of(kind) == Rights::ReadWrite {
         pool::wipe(Hpa::new(gpa.as_u64()));
     }
+    return_unused(id, kind, gpa);
+}
+
+/// Gives a page back to the guest that no PAL has run with, as it is. Otherwise like
+/// [`return_page`].
+pub fn return_unused(id: usize, kind: SectionType, gpa: Gpa) {
     if kind == SectionType::SharedCode && has_another(id, gpa) {
         return;
     }

@@ -265,7 +265,7 @@ impl Lending {
         let mut memory = GuestView(vcpu.cpu);
         for (kind, gva) in self.request.pages().take(self.lent) {
             if let Ok(gpa) = find_page(&mut memory, &self.caller, kind, gva) {
-                ending::return_page(self.id, kind, gpa);
+                ending::return_unused(self.id, kind, gpa);
             }
         }
         self.view_frames.release();
@@ -453,7 +453,7 @@ fn share_section(
                     .map_err(|_| Refused::NoFrames)
             });
         if let Err(why) = mapped {
-            ending::return_page(id, section.kind, lent.gpa);
+            ending::return_unused(id, section.kind, lent.gpa);
             return Err(why);
         }
         // What the PAL has is in its sections, page by page, so that it can be taken back.
