@@ -31,6 +31,8 @@ global_asm!(
 pub mod selector {
     /// 64-bit code, ring 0.
     pub const CODE64: u16 = 0x08;
+    /// Flat data, ring 0.
+    pub const DATA: u16 = 0x10;
     /// 32-bit code, ring 0: compatibility mode under long mode.
     pub const CODE32: u16 = 0x18;
     /// 32-bit code, ring 3.

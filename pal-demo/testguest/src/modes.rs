@@ -5,12 +5,15 @@ use core::arch::{asm, naked_asm};
 
 use crate::boot::selector;
 use crate::descriptors::{self, Shared, USER_RETURN_VECTOR};
-use crate::trap::{self, Trap};
+use crate::trap::{self, Frame, Trap};
 
 unsafe extern "C" {
     fn run_real(routine: u32);
     fn run_protected(routine: u32);
     fn bios_interrupt();
+    fn return_protected();
+    static long_mode_cr3: Shared<u32>;
+    static long_mode_cr4: Shared<u32>;
     static bios_vector: Shared<u8>;
     static bios_registers: Shared<BiosRegisters>;
 }
@@ -61,6 +64,28 @@ pub unsafe fn protected(routine: u32) {
     descriptors::load_idt(&descriptors::idt_pointer());
 }
 
+/// Runs `f` with 5-level paging and this CR3, which maps what 4-level paging does.
+pub fn with_5_levels<R>(cr3: u64, f: impl FnOnce() -> R) -> R {
+    const LA57: u32 = 1 << 12;
+    // SAFETY: one CPU at a time leaves 64-bit mode; the tables map its code and data.
+    let enter = |cr3: u32, cr4: u32| unsafe {
+        Shared::raw(&raw const long_mode_cr3).write_volatile(cr3);
+        Shared::raw(&raw const long_mode_cr4).write_volatile(cr4);
+        protected(return_protected as *const () as u32);
+    };
+    // SAFETY: as above.
+    let (usual_cr3, usual_cr4) = unsafe {
+        (
+            Shared::raw(&raw const long_mode_cr3).read_volatile(),
+            Shared::raw(&raw const long_mode_cr4).read_volatile(),
+        )
+    };
+    enter(cr3 as u32, usual_cr4 | LA57);
+    let result = f();
+    enter(usual_cr3, usual_cr4);
+    result
+}
+
 /// A software interrupt of the BIOS.
 pub fn bios(vector: u8, registers: BiosRegisters) -> BiosRegisters {
     // SAFETY: the firmware's services keep their hands off memory that their
@@ -85,37 +110,68 @@ pub enum Level {
     Kernel32,
 }
 
+impl Level {
+    /// CS, and SS.
+    pub const fn selectors(self) -> (u16, u16) {
+        match self {
+            Self::User64 => (selector::USER_CODE64, selector::USER_DATA),
+            Self::User32 => (selector::USER_CODE32, selector::USER_DATA),
+            Self::Kernel32 => (selector::CODE32, selector::DATA),
+        }
+    }
+}
+
 /// A stack for code in other segments; `far` runs on CPU 0 alone.
 static FAR_STACK: Shared<[u8; 4096]> = Shared::new([0; 4096]);
 
 /// Runs `code` at another level by IRET, RAX and RCX as given, until it
 /// raises a trap: [`USER_RETURN_VECTOR`] when it ends as it should.
 pub fn far(level: Level, code: unsafe extern "C" fn(), rax: u64, rcx: u64) -> Trap {
-    let (cs, ss) = match level {
-        Level::User64 => (selector::USER_CODE64, selector::USER_DATA),
-        Level::User32 => (selector::USER_CODE32, selector::USER_DATA),
-        Level::Kernel32 => (selector::CODE32, 0x10),
-    };
-    let stack = FAR_STACK.get() as u64 + 4096;
+    let (cs, ss) = level.selectors();
+    resume(&Frame {
+        rax,
+        rcx,
+        rip: code as *const () as u64,
+        cs: cs.into(),
+        rflags: 2,
+        rsp: FAR_STACK.get() as u64 + 4096,
+        ss: ss.into(),
+        ..Frame::default()
+    })
+}
+
+/// Goes on in a context by IRET, DS and ES as its SS, until it raises a trap. The
+/// context lies where the page tables that count now map it.
+pub fn resume(frame: &Frame) -> Trap {
     let returned = trap::catch(|| -> core::convert::Infallible {
         // SAFETY: the code runs on a stack of its own and ends in a trap, by
-        // which `catch` takes this stack and these registers back.
+        // which `catch` takes this stack and these registers back. Interrupts
+        // have other stacks, so nothing is pushed onto the frame.
         unsafe {
             asm!(
                 "mov ds, {ss:e}",
                 "mov es, {ss:e}",
-                "push {ss}",
-                "push {stack}",
-                "push 2",
-                "push {cs}",
-                "push {code}",
+                "mov rsp, {frame}",
+                "pop r15",
+                "pop r14",
+                "pop r13",
+                "pop r12",
+                "pop r11",
+                "pop r10",
+                "pop r9",
+                "pop r8",
+                "pop rbp",
+                "pop rdi",
+                "pop rsi",
+                "pop rdx",
+                "pop rcx",
+                "pop rbx",
+                "pop rax",
+                // The vector and the error code.
+                "add rsp, 16",
                 "iretq",
-                ss = in(reg) u64::from(ss),
-                stack = in(reg) stack,
-                cs = in(reg) u64::from(cs),
-                code = in(reg) code,
-                in("rax") rax,
-                in("rcx") rcx,
+                ss = in(reg) frame.ss,
+                frame = in(reg) frame,
                 options(noreturn),
             )
         }

@@ -113,5 +113,10 @@ pub fn give(index: usize, job: Job) {
 
 /// Waits until a CPU has done its job; whether it has.
 pub fn done(index: usize) -> bool {
-    cpu::wait_until(PATIENCE, || JOBS[index].load(Ordering::Acquire).is_null())
+    cpu::wait_until(PATIENCE, || is_done(index))
+}
+
+/// Whether a CPU has done its job.
+pub fn is_done(index: usize) -> bool {
+    JOBS[index].load(Ordering::Acquire).is_null()
 }

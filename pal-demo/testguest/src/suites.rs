@@ -3,7 +3,7 @@
 use crate::config::{self, BadWord};
 use crate::harness::{Context, Test};
 use crate::tests::{
-    bench, control, cpuid, debugger, exceptions, firmware, hypercall, memory, modes, msr, nmi,
+    bench, control, cpuid, debugger, exceptions, firmware, hypercall, memory, modes, msr, nmi, pal,
     ports, registers, reset, smp, state, step, storm, tables, task_switch, translation, vmx,
 };
 use crate::{harness, println};
@@ -41,6 +41,7 @@ const SUITES: &[(&str, Suite)] = &[
     ),
     ("smp", Suite::Tests(&[smp::TESTS])),
     ("storm", Suite::Tests(&[storm::TESTS])),
+    ("pal", Suite::Tests(pal::TESTS)),
     ("bench", Suite::Tests(&[bench::TESTS])),
     ("reset-keyboard", Suite::Run(reset::by_keyboard)),
     ("reset-chipset", Suite::Run(reset::by_chipset)),

@@ -160,6 +160,10 @@ pub const ALL: &[Scenario] = &[
         run: |workshop| suites::smp(workshop, 4),
     },
     Scenario {
+        name: "suites::pal",
+        run: suites::pal,
+    },
+    Scenario {
         name: "suites::resets",
         run: suites::resets,
     },

@@ -78,6 +78,11 @@ pub fn storm_bare(workshop: &Workshop) -> Result<()> {
     )
 }
 
+/// PALs, on four CPUs.
+pub fn pal(workshop: &Workshop) -> Result<()> {
+    run(workshop, Plan::test_guest(workshop, 4, "suite=pal")?)
+}
+
 /// Each way to reset a machine: the second boot says that it is one. Not by the keyboard controller:
 /// after that the emulator's BIOS hangs, on the bare machine too.
 pub fn resets(workshop: &Workshop) -> Result<()> {

@@ -160,10 +160,11 @@ enter_long:
     .globl enter_long_32
 enter_long_32:
     movl %cr4, %eax
-    # PAE, OSFXSR, OSXMMEXCPT; no PSE, no PGE.
-    orl $0x620, %eax
+    # Without LA57, unless it is wanted.
+    andl $0xffffefff, %eax
+    orl long_mode_cr4, %eax
     movl %eax, %cr4
-    movl $pml4, %eax
+    movl long_mode_cr3, %eax
     movl %eax, %cr3
     movl $0xc0000080, %ecx
     rdmsr
@@ -249,8 +250,15 @@ gdt_tss32:
     .fill 8, 8, 0               # 32-bit TSSs, for task switches
 gdt_end:
 
+    # The paging of 64-bit mode. CR4: PAE, OSFXSR, OSXMMEXCPT; no PSE, no PGE.
     .section .real, "awx"
     .balign 4
+    .globl long_mode_cr3
+long_mode_cr3:
+    .long pml4
+    .globl long_mode_cr4
+long_mode_cr4:
+    .long 0x620
     .word 0
     .globl gdt_pointer
 gdt_pointer:

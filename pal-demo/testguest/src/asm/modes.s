@@ -59,6 +59,11 @@ leave_long:
     wrmsr
     jmp *%ebp
 
+    # A 32-bit routine that does nothing.
+    .globl return_protected
+return_protected:
+    ret
+
 to_protected:
     call *routine
     cli

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod modes;
 pub mod msr;
 pub mod nmi;
+pub mod pal;
 pub mod ports;
 pub mod registers;
 pub mod reset;

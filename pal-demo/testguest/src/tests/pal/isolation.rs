@@ -1,0 +1,226 @@
+//! What the rest of the guest can reach of a PAL: nothing, from ring 0 and from every
+//! CPU, whatever it had in its TLB; and nobody but its program calls it.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use stillpoint_abi::pal::Width;
+
+use super::code;
+use super::image::{PARTS, Pal, Part, read, write};
+use super::program::{Program, others};
+use crate::descriptors::Shared;
+use crate::harness::{Context, Outcome, Test};
+use crate::modes::{self, Level};
+use crate::tests::expect_gp;
+use crate::trap::{Frame, Trap, catch};
+use crate::{check, check_eq, cpu, smp, tests};
+
+/// What the guest can reach.
+pub const TESTS: &[Test] = tests![
+    pages_are_closed_to_ring_0,
+    pages_are_closed_to_other_cpus,
+    no_translation_outlives_registration,
+    only_the_program_itself_calls,
+    a_pal_without_its_page_is_gone,
+];
+
+/// The PAL of these tests, which other CPUs know too.
+const PAL: Pal = Pal::new(4, code::add);
+
+/// Calls an address in ring 0.
+fn call(address: u64) -> Result<(), Trap> {
+    catch(|| {
+        // SAFETY: a page of a PAL, or of data in memory that is free. What is expected
+        // is a fault.
+        unsafe { core::arch::asm!("call {}", in(reg) address, clobber_abi("C")) }
+    })
+}
+
+/// Reads find ones; writes and fetches fault.
+fn check_closed(pal: &Pal) -> Outcome {
+    for part in PARTS {
+        let address = pal.frame(part);
+        for offset in [0, 8, 4088] {
+            check_eq!(read(address + offset), u64::MAX, "{part:?} + {offset}");
+        }
+        expect_gp(
+            format_args!("a write to {part:?}"),
+            catch(|| write(address, 0)),
+        )?;
+        expect_gp(format_args!("a fetch from {part:?}"), call(address))?;
+        check_eq!(read(address), u64::MAX, "{part:?} after that");
+    }
+    Ok(())
+}
+
+/// The pages are the guest's: what is written is there.
+fn check_open(pal: &Pal) -> Outcome {
+    for part in PARTS {
+        let address = pal.frame(part);
+        write(address + 64, address);
+        check_eq!(read(address + 64), address, "{part:?}");
+    }
+    // RET.
+    write(pal.frame(Part::Data), 0xc3);
+    if let Err(trap) = call(pal.frame(Part::Data)) {
+        crate::fail!("a fetch afterwards: {trap}");
+    }
+    Ok(())
+}
+
+fn pages_are_closed_to_ring_0(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    let pal = PAL;
+    program.give(&pal)?;
+    check_closed(&pal)?;
+    let mut words = [5, 0, 0, 0];
+    let answer = program.called(&pal, &[2, words.as_mut_ptr() as u64])?;
+    check_eq!(answer, 7, "a call after that");
+    check_closed(&pal)?;
+    program.take_back(&pal)?;
+    check_open(&pal)
+}
+
+static OUTCOME: Shared<Option<Outcome>> = Shared::new(None);
+
+/// What another CPU has found.
+fn report(outcome: Outcome) {
+    // SAFETY: CPU 0 waits until this CPU is done.
+    unsafe { OUTCOME.get().write(Some(outcome)) };
+}
+
+/// Has another CPU check something, and [`report`] it.
+fn check_on(cpu: usize, job: smp::Job) -> Outcome {
+    smp::give(cpu, job);
+    check!(smp::done(cpu), "CPU {cpu} does not finish");
+    // SAFETY: the CPU is done.
+    match unsafe { (*OUTCOME.get()).take() } {
+        Some(outcome) => outcome,
+        None => crate::fail!("CPU {cpu} checked nothing"),
+    }
+}
+
+fn pages_are_closed_to_other_cpus(context: &Context) -> Outcome {
+    others(context, 1)?;
+    let program = Program::usual();
+    program.give(&PAL)?;
+    for cpu in 1..context.config.cpus {
+        check_on(cpu, |_| report(check_closed(&PAL)))?;
+    }
+    program.take_back(&PAL)?;
+    for cpu in 1..context.config.cpus {
+        check_on(cpu, |_| report(check_open(&PAL)))?;
+    }
+    Ok(())
+}
+
+/// What another CPU has read last, and how often it has.
+static SEEN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static STOP: AtomicU64 = AtomicU64::new(0);
+
+/// Reads a word of PAL's data again and again, and nothing that would drop its
+/// translation.
+fn keep_reading(_: usize) {
+    let address = PAL.frame(Part::Data);
+    while STOP.load(Relaxed) == 0 {
+        SEEN[0].store(read(address), Relaxed);
+        SEEN[1].fetch_add(1, Relaxed);
+    }
+}
+
+/// What the other CPU reads from now on.
+fn seen_now() -> Option<u64> {
+    let before = SEEN[1].load(Relaxed);
+    let again = || SEEN[1].load(Relaxed) > before + 2;
+    cpu::wait_until(smp::PATIENCE, again).then(|| SEEN[0].load(Relaxed))
+}
+
+fn no_translation_outlives_registration(context: &Context) -> Outcome {
+    others(context, 1)?;
+    let program = Program::usual();
+    PAL.fill();
+    let contents = PAL.word(Part::Data, 0);
+    STOP.store(0, Relaxed);
+    smp::give(1, keep_reading);
+    let outcome = (|| {
+        for round in 0..5 {
+            PAL.fill();
+            check_eq!(seen_now().unwrap_or(0), contents, "{round}: before REG");
+            check_eq!(program.register(&PAL)?, 0, "REG");
+            check_eq!(seen_now().unwrap_or(0), u64::MAX, "{round}: after REG");
+            check_eq!(program.unregister(&PAL)?, 0, "UNREG");
+            check_eq!(seen_now().unwrap_or(1), 0, "{round}: after UNREG");
+        }
+        Ok(())
+    })();
+    STOP.store(1, Relaxed);
+    check!(smp::done(1), "CPU 1 does not finish");
+    outcome
+}
+
+fn only_the_program_itself_calls(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    let pal = PAL;
+    program.give(&pal)?;
+    let mut words = [5, 0, 0, 0];
+    let arguments = [2, words.as_mut_ptr() as u64];
+    let entry = pal.entry();
+
+    let from_ring_0 = program.space.with(|| call(entry));
+    expect_gp("a call from ring 0", from_ring_0)?;
+
+    let before = program.before_call(0, &pal, &arguments);
+    let at_cpl_3 = |program: &Program, frame| Err::<(), _>(program.resume(&frame));
+    let beside = Frame {
+        rax: entry + 3,
+        ..before
+    };
+    expect_gp("a call beside the entry", at_cpl_3(&program, beside))?;
+    let narrow = Program {
+        width: Width::Bits32,
+        ..program
+    };
+    expect_gp("a call from 32-bit code", at_cpl_3(&narrow, before))?;
+
+    // The page as another program has it, at the same address or at its own.
+    let (cs, ss) = Level::User64.selectors();
+    let elsewhere = Frame {
+        rax: pal.frame(Part::Code),
+        cs: cs.into(),
+        ss: ss.into(),
+        ..before
+    };
+    let stranger = Err::<(), _>(modes::resume(&elsewhere));
+    expect_gp("a call from another program", stranger)?;
+
+    let answer = program.called(&pal, &arguments)?;
+    check_eq!(answer, 7, "a call by the program itself");
+    program.take_back(&pal)
+}
+
+fn a_pal_without_its_page_is_gone(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    let pal = PAL;
+    for part in [Part::Data, Part::Stack, Part::Param] {
+        program.give(&pal)?;
+        let page = pal.page + part as u64;
+        program.space.map(page, 0, 0);
+        let written = catch(|| write(pal.frame(part) + 16, 0x600d));
+        program.space.restore(page);
+        if let Err(trap) = written {
+            crate::fail!("{part:?}: {trap}");
+        }
+        check_eq!(
+            read(pal.frame(part) + 16),
+            0x600d,
+            "{part:?}: what was written"
+        );
+        write(pal.frame(part) + 16, 0);
+        pal.check_given_back()?;
+        check_eq!(program.unregister(&pal)?, 1, "UNREG");
+    }
+    Ok(())
+}
