@@ -34,6 +34,9 @@ pub struct Hardware {
     /// same addresses, and in its debugger, which executes one instruction at a time. About half
     /// as fast.
     pub exact: bool,
+    /// A triple fault resets the machine instead of ending the emulator: after a reset by the keyboard
+    /// controller its BIOS faults for good once before it boots.
+    pub reset_on_triple_fault: bool,
     /// Unknown MSRs read as 0 instead of raising #GP.
     pub ignore_bad_msrs: bool,
     /// The disks, in the order of the BIOS.
@@ -51,6 +54,7 @@ impl Default for Hardware {
             ips: 20_000_000,
             quantum: 16,
             exact: false,
+            reset_on_triple_fault: false,
             ignore_bad_msrs: true,
             disks: Vec::new(),
         }
@@ -161,13 +165,14 @@ fn configuration(folder: &Path, hardware: &Hardware, [com1, com2]: [u16; 2]) -> 
     } = hardware;
     // The emulator takes no more of the host's; the rest it fetches when it is used.
     let host_memory = (*memory).min(2048);
+    let on_triple_fault = u8::from(hardware.reset_on_triple_fault);
     let ignore_bad_msrs = u8::from(hardware.ignore_bad_msrs);
     let without = hardware.without.map_or(String::new(), |feature| {
         format!(", exclude_features=\"{feature}\"")
     });
     let time0 = if hardware.exact { "946681200" } else { "local" };
     let mut text = format!(
-        "cpu: model={model}, count={cpus}, ips={ips}, quantum={quantum}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}{without}
+        "cpu: model={model}, count={cpus}, ips={ips}, quantum={quantum}, reset_on_triple_fault={on_triple_fault}, ignore_bad_msrs={ignore_bad_msrs}{without}
 clock: sync=none, time0={time0}
 memory: guest={memory}, host={host_memory}
 romimage: file={share}/BIOS-bochs-latest, options=fastboot

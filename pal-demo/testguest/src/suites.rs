@@ -47,6 +47,13 @@ const SUITES: &[(&str, Suite)] = &[
     ("reset-chipset", Suite::Run(reset::by_chipset)),
     ("reset-triple-fault", Suite::Run(reset::by_triple_fault)),
     ("reset-smp", Suite::Run(reset::with_all_cpus)),
+    ("pal-reset-keyboard", Suite::Run(pal::reset::by_keyboard)),
+    ("pal-reset-chipset", Suite::Run(pal::reset::by_chipset)),
+    (
+        "pal-reset-triple-fault",
+        Suite::Run(pal::reset::by_triple_fault),
+    ),
+    ("pal-reset-init", Suite::Run(pal::reset::by_init)),
     ("gdb", Suite::Run(debugger::run)),
 ];
 

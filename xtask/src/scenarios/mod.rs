@@ -164,6 +164,10 @@ pub const ALL: &[Scenario] = &[
         run: suites::pal,
     },
     Scenario {
+        name: "suites::pal_resets",
+        run: suites::pal_resets,
+    },
+    Scenario {
         name: "suites::resets",
         run: suites::resets,
     },

@@ -99,3 +99,20 @@ pub fn resets(workshop: &Workshop) -> Result<()> {
     }
     Ok(())
 }
+
+/// The same resets while there are PALs: nothing of them is left in memory.
+pub fn pal_resets(workshop: &Workshop) -> Result<()> {
+    for (part, words) in [
+        ("chipset", "suite=pal-reset-chipset"),
+        ("keyboard", "suite=pal-reset-keyboard"),
+        ("triple-fault", "suite=pal-reset-triple-fault"),
+        ("init", "suite=pal-reset-init"),
+    ] {
+        let mut plan = Plan::test_guest(workshop, 2, words)?.part(part);
+        plan.hardware.reset_on_triple_fault = part == "keyboard";
+        let machine = workshop.start(plan)?;
+        let output = machine.console().expect(END, SUITE)?;
+        passed(&output).map_err(|error| error.context(words))?;
+    }
+    Ok(())
+}

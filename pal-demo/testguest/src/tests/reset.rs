@@ -20,9 +20,9 @@ const MARK: u8 = 0xa5;
 /// How long a reset may take.
 const PATIENCE: u64 = 100_000_000;
 
-/// First boot: resets by `reset`. Second boot: runs `then` and ends.
-fn boot(context: &Context, name: &'static str, reset: fn(), tests: &'static [Test]) -> ! {
-    if power::read_cmos(CMOS_INDEX) == MARK {
+/// First boot: resets by `reset`. Second boot: runs `tests` and ends.
+pub fn boot(context: &Context, name: &'static str, reset: fn(), tests: &'static [Test]) -> ! {
+    if is_second_boot() {
         power::write_cmos(CMOS_INDEX, 0);
         println!("test guest: second boot");
         context.run(tests);
@@ -73,11 +73,16 @@ pub fn by_triple_fault(context: &Context) -> ! {
     boot(context, "reset_by_triple_fault", power::triple_fault, TESTS)
 }
 
+/// Is this the boot after the reset?
+pub fn is_second_boot() -> bool {
+    power::read_cmos(CMOS_INDEX) == MARK
+}
+
 /// `suite=reset-smp`: a reset while every CPU is busy; after it they all start
 /// again.
 pub fn with_all_cpus(context: &Context) -> ! {
     const TESTS: &[Test] = super::smp::TESTS;
-    if power::read_cmos(CMOS_INDEX) != MARK {
+    if !is_second_boot() {
         if let Err(index) = smp::start_all(context.config.cpus) {
             crate::harness::abandon(format_args!("CPU {index} does not start"));
         }

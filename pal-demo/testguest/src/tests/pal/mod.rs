@@ -11,6 +11,7 @@ mod legacy;
 mod many;
 mod nmi;
 mod program;
+pub mod reset;
 mod share;
 mod space;
 
