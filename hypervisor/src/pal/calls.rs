@@ -33,8 +33,12 @@ const RFLAGS: u64 = 1 << 1;
 /// DR7 with no breakpoint.
 const DR7: u64 = 1 << 10;
 
-/// Segment registers that code at CPL 3 can change.
+/// Segment registers that are put aside.
 const SEGMENT_COUNT: usize = 6;
+
+/// Those that a PAL which returns can have changed: ES, DS, FS and GS. CS and SS it can
+/// change only by what ends it, since it reaches no descriptor table.
+const RETURNED: [usize; 4] = [0, 3, 4, 5];
 
 /// What the caller of the PAL on a CPU has left: its registers at the entry, and how the
 /// call went in. Filled in its place at every call.
@@ -100,7 +104,10 @@ pub fn call(vcpu: &mut Vcpu) -> Call {
     if slot.step(|life| life.resume(me, held, now)) {
         // SAFETY: the PAL runs on this CPU.
         if let Some(held) = unsafe { slot.calls() }.held.take() {
-            finish(vcpu, id, slot, held, &paging);
+            vcpu.caller.entry = held.entry;
+            if give_back(vcpu, slot, &paging, &held.gprs) {
+                go_on(vcpu, id, slot);
+            }
         }
         return Call::Taken;
     }
@@ -191,8 +198,9 @@ fn set_pdptes(values: &[u64; 4]) {
     }
 }
 
-/// The guest becomes the caller again, at the entry, as it was at the call.
-fn switch_back(vcpu: &mut Vcpu) {
+/// The guest becomes the caller again, at the entry, as it was at the call, with these of
+/// the [`SEGMENTS`].
+fn switch_back(vcpu: &mut Vcpu, segments: &[usize]) {
     let caller = &vcpu.caller;
     vcpu.registers.gprs = caller.gprs;
     fpu::put_back(vcpu.cpu, &mut vcpu.registers, &caller.vectors);
@@ -205,8 +213,8 @@ fn switch_back(vcpu: &mut Vcpu) {
         set_pdptes(pdptes);
     }
     set(Field::GUEST_IA32_DEBUGCTL, caller.debugctl);
-    for (fields, values) in SEGMENTS.iter().zip(&caller.segments) {
-        for (&field, &value) in fields.iter().zip(values) {
+    for &n in segments {
+        for (field, &value) in SEGMENTS[n].into_iter().zip(&caller.segments[n]) {
             set(field, value);
         }
     }
@@ -225,7 +233,7 @@ fn switch_back(vcpu: &mut Vcpu) {
 /// guest is its caller again, at the entry.
 pub fn abandon(vcpu: &mut Vcpu) -> Option<usize> {
     let id = vcpu.pal.take()?;
-    switch_back(vcpu);
+    switch_back(vcpu, &[0, 1, 2, 3, 4, 5]);
     Some(id)
 }
 
@@ -237,41 +245,57 @@ pub fn is_return(linear: u64) -> bool {
 /// The PAL has returned.
 pub fn returned(vcpu: &mut Vcpu) {
     let at_return = vcpu.registers.gprs;
-    let Some(id) = abandon(vcpu) else { return };
+    let Some(id) = vcpu.pal.take() else { return };
+    switch_back(vcpu, &RETURNED);
     let Some(slot) = slot(id) else { return };
     let gprs = registers_after(width(vcpu), &vcpu.caller.gprs, &at_return);
-    let entry = core::mem::take(&mut vcpu.caller.entry);
     let paging = vcpu.caller.paging;
-    finish(vcpu, id, slot, Held { entry, gprs }, &paging);
+    if give_back(vcpu, slot, &paging, &gprs) {
+        go_on(vcpu, id, slot);
+    }
 }
 
-/// Gives back what the parameters point to, and lets the caller go on.
-fn finish(vcpu: &mut Vcpu, id: usize, slot: &Slot, held: Held, paging: &PagingRegs) {
-    let me = vcpu.cpu.index as u16;
+/// Gives back what the parameters of this CPU's call point to, and the result. False if
+/// the caller has to come back for it.
+fn give_back(vcpu: &mut Vcpu, slot: &Slot, paging: &PagingRegs, gprs: &Gprs) -> bool {
     // SAFETY: this CPU handles an exit.
     let Some(pal) = (unsafe { slot.pal() }) else {
-        return;
+        return false;
     };
     let mut caller = CallersMemory::new(vcpu.cpu, *paging);
     let mut own = PalsMemory::new(pal);
-    if let Err(error) = pal.marshalling.leave(&held.entry, &mut caller, &mut own) {
-        // SAFETY: the PAL runs on this CPU.
-        unsafe { slot.calls() }.held = Some(held);
-        let [held_cr3, held_rsp] = &slot.held_at;
-        held_cr3.store(cr3_address(paging), SeqCst);
-        held_rsp.store(get(Field::GUEST_RSP), SeqCst);
-        slot.step(|life| life.suspend(me));
-        return match error {
-            CopyError::Caller(error) => fault(vcpu, error),
-            CopyError::Pal(_) => vcpu.general_protection(),
-        };
+    let entry = &vcpu.caller.entry;
+    let Err(error) = pal.marshalling.leave(entry, &mut caller, &mut own) else {
+        vcpu.registers.gprs = *gprs;
+        set(Field::GUEST_RIP, entry.return_address);
+        set(Field::GUEST_RSP, entry.caller_rsp);
+        return true;
+    };
+    // SAFETY: the PAL runs on this CPU.
+    unsafe { slot.calls() }.held = Some(Held {
+        entry: entry.clone(),
+        gprs: *gprs,
+    });
+    let [held_cr3, held_rsp] = &slot.held_at;
+    held_cr3.store(cr3_address(paging), SeqCst);
+    held_rsp.store(get(Field::GUEST_RSP), SeqCst);
+    let me = vcpu.cpu.index as u16;
+    slot.step(|life| life.suspend(me));
+    match error {
+        CopyError::Caller(error) => fault(vcpu, error),
+        CopyError::Pal(_) => vcpu.general_protection(),
     }
-    vcpu.registers.gprs = held.gprs;
-    set(Field::GUEST_RIP, held.entry.return_address);
-    set(Field::GUEST_RSP, held.entry.caller_rsp);
-    if pal.request.sections.len() > pal.own_sections {
+    false
+}
+
+/// The caller goes on behind its call.
+fn go_on(vcpu: &mut Vcpu, id: usize, slot: &Slot) {
+    let me = vcpu.cpu.index as u16;
+    // SAFETY: this CPU handles an exit.
+    let shared = unsafe { slot.pal() }.is_some_and(Pal::has_shared);
+    if shared {
         debug::with_machine_stopped(vcpu, |_| {
-            // SAFETY: the machine is stopped, and `pal` is not used after this.
+            // SAFETY: the machine is stopped.
             if let Some(pal) = unsafe { slot.pal_mut() } {
                 ending::take_back_shared(pal);
             }

@@ -19,9 +19,16 @@ use crate::memory::layout;
 pub struct CallersMemory<'a> {
     view: GuestView<'a>,
     paging: PagingRegs,
-    /// The page that was found last, and where.
-    last: Option<(u64, Gpa)>,
+    /// The pages that were found last, and where; and how many were found.
+    recent: [(u64, Gpa); RECENT],
+    found: usize,
 }
+
+/// Pages that a call remembers while it copies, as a processor would.
+const RECENT: usize = 4;
+
+/// Not the address of a page.
+const NO_PAGE: u64 = 1;
 
 impl<'a> CallersMemory<'a> {
     /// The memory of the program on this CPU whose addresses are translated so.
@@ -29,16 +36,17 @@ impl<'a> CallersMemory<'a> {
         Self {
             view: GuestView(cpu),
             paging,
-            last: None,
+            recent: [(NO_PAGE, Gpa::new(0)); RECENT],
+            found: 0,
         }
     }
 
-    /// Finds a page, or keeps to the one found last, as a processor would.
+    /// Finds a page.
     fn find(&mut self, gva: u64) -> Result<Gpa, WalkError> {
         let (page, offset) = (gva & !(PAGE_SIZE - 1), gva & (PAGE_SIZE - 1));
-        let found = match self.last {
-            Some((last, found)) if last == page => found,
-            _ => {
+        let found = match self.recent.iter().find(|(recent, _)| *recent == page) {
+            Some(&(_, found)) => found,
+            None => {
                 let access = Access {
                     kind: AccessKind::Write,
                     mode: AccessMode::User,
@@ -48,7 +56,8 @@ impl<'a> CallersMemory<'a> {
                 if holds(found, 1) {
                     return Err(WalkError::NoMemory(found));
                 }
-                self.last = Some((page, found));
+                self.recent[self.found % RECENT] = (page, found);
+                self.found += 1;
                 found
             }
         };

@@ -108,6 +108,11 @@ impl Pal {
         Some(gpa)
     }
 
+    /// Are pages shared with it for a call?
+    fn has_shared(&self) -> bool {
+        self.request.sections.len() > self.own_sections
+    }
+
     /// The kind of section that a page belongs to, and its address in the PAL.
     pub fn section_of(&self, page: Gpa) -> Option<(SectionType, u64)> {
         self.request

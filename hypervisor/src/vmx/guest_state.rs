@@ -10,6 +10,7 @@ use super::state;
 
 /// What decides how the guest of this VMCS translates addresses.
 pub fn paging(vmcs: &mut dyn VmcsAccess) -> PagingRegs {
+    let addresses = state::addresses();
     let mut read = |field| vmcs.read(field).unwrap_or(0);
     PagingRegs {
         cr0: read(Field::GUEST_CR0),
@@ -23,14 +24,15 @@ pub fn paging(vmcs: &mut dyn VmcsAccess) -> PagingRegs {
             read(Field::GUEST_PDPTE3),
         ]),
         rflags: read(Field::GUEST_RFLAGS),
-        max_phys_addr: state::capabilities().cpuid.physical_address_width,
-        pages_1g: state::cpuid(0x8000_0001, 0).edx & (1 << 26) != 0,
+        max_phys_addr: addresses.width,
+        pages_1g: addresses.pages_1g,
         pkru: None,
     }
 }
 
 /// The same of the current VMCS, on a path where every VMREAD counts.
 pub fn paging_here() -> PagingRegs {
+    let addresses = state::addresses();
     PagingRegs {
         cr0: get(Field::GUEST_CR0),
         cr3: get(Field::GUEST_CR3),
@@ -43,8 +45,8 @@ pub fn paging_here() -> PagingRegs {
             get(Field::GUEST_PDPTE3),
         ]),
         rflags: get(Field::GUEST_RFLAGS),
-        max_phys_addr: state::capabilities().cpuid.physical_address_width,
-        pages_1g: state::cpuid(0x8000_0001, 0).edx & (1 << 26) != 0,
+        max_phys_addr: addresses.width,
+        pages_1g: addresses.pages_1g,
         pkru: None,
     }
 }

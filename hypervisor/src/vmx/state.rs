@@ -35,6 +35,26 @@ pub fn read_capabilities() -> Capabilities {
 /// Notes the capabilities; every CPU's are the same.
 pub fn set_capabilities(capabilities: Capabilities) {
     CAPABILITIES.call_once(|| capabilities);
+    ADDRESSES.call_once(|| Addresses {
+        width: capabilities.cpuid.physical_address_width,
+        pages_1g: cpuid(0x8000_0001, 0).edx & (1 << 26) != 0,
+    });
+}
+
+/// What paging depends on of the processor.
+#[derive(Clone, Copy, Default)]
+pub struct Addresses {
+    /// Bits of a physical address.
+    pub width: u8,
+    /// CPUID.80000001H:EDX.Page1GB\[bit 26\].
+    pub pages_1g: bool,
+}
+
+static ADDRESSES: Once<Addresses> = Once::new();
+
+/// See [`Addresses`]; a CPUID less on paths where time counts.
+pub fn addresses() -> Addresses {
+    ADDRESSES.get().copied().unwrap_or_default()
 }
 
 /// The capabilities; all 0 before [`set_capabilities`].
