@@ -67,11 +67,8 @@ impl Words {
 }
 
 /// REG, calls, UNREG by such a program.
-fn check_caller(kind: Kind, width: Width) -> Outcome {
-    let program = Program {
-        space: Space::new(kind),
-        width,
-    };
+fn check_caller(space: Space, width: Width) -> Outcome {
+    let program = Program { space, width };
     let (digits, detect): (unsafe extern "C" fn(), unsafe extern "C" fn()) = match width {
         Width::Bits64 => (code::digits, code::detect),
         Width::Bits32 => (code::digits32, code::detect32),
@@ -135,22 +132,22 @@ fn check_detection(program: &Program, pal: &Pal) -> Outcome {
 
 fn callers_in_4_level_paging(context: &Context) -> Outcome {
     context.require_stillpoint()?;
-    check_caller(Kind::Level4, Width::Bits64)
+    check_caller(Space::new(Kind::Level4), Width::Bits64)
 }
 
 fn callers_in_compatibility_mode(context: &Context) -> Outcome {
     context.require_stillpoint()?;
-    check_caller(Kind::Level4, Width::Bits32)
+    check_caller(Space::new(Kind::Level4), Width::Bits32)
 }
 
 fn callers_in_32_bit_paging(context: &Context) -> Outcome {
     context.require_stillpoint()?;
-    check_caller(Kind::Bits32, Width::Bits32)
+    check_caller(Space::new(Kind::Bits32), Width::Bits32)
 }
 
 fn callers_in_pae_paging(context: &Context) -> Outcome {
     context.require_stillpoint()?;
-    check_caller(Kind::Pae, Width::Bits32)
+    check_caller(Space::new(Kind::Pae), Width::Bits32)
 }
 
 fn callers_in_5_level_paging(context: &Context) -> Outcome {
@@ -159,8 +156,10 @@ fn callers_in_5_level_paging(context: &Context) -> Outcome {
         println!("no 5-level paging in this processor");
         return Ok(());
     }
-    modes::with_5_levels(Space::new(Kind::Level5).cr3, || {
-        check_caller(Kind::Level5, Width::Bits64)?;
-        check_caller(Kind::Level5, Width::Bits32)
+    // Its tables are the ones that this guest itself runs on meanwhile.
+    let space = Space::new(Kind::Level5);
+    modes::with_5_levels(space.cr3, || {
+        check_caller(space, Width::Bits64)?;
+        check_caller(space, Width::Bits32)
     })
 }
