@@ -7,6 +7,7 @@ mod dmesg;
 mod host;
 mod looping_pal;
 mod monitor;
+mod pal;
 mod programs;
 mod sessions;
 mod stepping;
@@ -58,6 +59,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "boot::thirty_two_bit",
         run: boot::thirty_two_bit,
+    },
+    Scenario {
+        name: "pal::programs_on_amd64",
+        run: pal::amd64,
+    },
+    Scenario {
+        name: "pal::programs_on_i386",
+        run: pal::i386,
     },
     Scenario {
         name: "stepping::a_thousand_steps_never_land_in_the_timer_interrupt",
