@@ -22,3 +22,8 @@ pub use entry::Entry;
 pub use hypercall::{TrustVisor, running_pal};
 pub use pages::{PAGE_SIZE, Pages};
 pub use pal::{Builder, CODE_SECTION, Pal, PalError};
+
+/// The guide's example, compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/pal-guide.md")]
+struct PalGuide;
