@@ -120,6 +120,7 @@ impl FullDebian {
             step(
                 &format!("installing Debian's {}, {name}, on a disk", self.release()),
                 || {
+                    ensure_root(shell)?;
                     ensure_space(into)?;
                     let tree = paths::target().join(format!("{VERSION}-{name}-tree"));
                     remove(shell, &tree)?;
@@ -137,6 +138,8 @@ impl FullDebian {
     fn install(&self, tree: &Path) -> Result<()> {
         let kernel = Self::kernel_of(self.debian).source().1;
         let log = tree.with_extension("log");
+        // What an earlier attempt said is not wanted; there may be none.
+        let _ = fs::remove_file(&log);
         let include = format!("--include={PACKAGES},{kernel}");
         let architecture = format!("--arch={}", self.debian.name());
         let folder = tree.to_string_lossy();
@@ -283,6 +286,17 @@ fn logged(command: &[&str], log: &Path) -> Result<()> {
     let status = child.child().wait()?;
     ensure!(status.success(), "{status}");
     Ok(())
+}
+
+/// Asks for sudo's password at the beginning, not in the middle.
+fn ensure_root(shell: &Shell) -> Result<()> {
+    if apt::as_root().is_empty() {
+        return Ok(());
+    }
+    cmd!(shell, "sudo --validate")
+        .quiet()
+        .run()
+        .context("installing a full Debian takes root: be root, or have sudo")
 }
 
 /// Complains if the making would fill the host's disk.
