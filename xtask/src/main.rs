@@ -7,6 +7,7 @@ mod apt;
 mod attach;
 mod bench;
 mod bochs_fix;
+mod boot_ratio;
 mod bzimage;
 mod c_programs;
 mod colour;

@@ -6,7 +6,7 @@ use crate::tests::{
     bench, control, cpuid, debugger, exceptions, firmware, hypercall, memory, modes, msr, nmi, pal,
     ports, registers, reset, smp, state, step, storm, tables, task_switch, translation, vmx,
 };
-use crate::{harness, println};
+use crate::{cpu, harness, println};
 
 /// What a name stands for.
 enum Suite {
@@ -67,9 +67,10 @@ pub fn run() -> ! {
     };
     let context = Context::new(config);
     println!(
-        "test guest: suite={} cpus={} {}",
+        "test guest: suite={} cpus={} at tick {} {}",
         config.suite,
         config.cpus,
+        cpu::rdtsc(),
         if context.stillpoint {
             "under Stillpoint"
         } else {
