@@ -138,6 +138,14 @@ fn all() -> Vec<(Event, &'static str)> {
             ended(PalEnd::Killed),
             "PAL 65535 ended at 0xffffffffffffffff: killed by the debugger",
         ),
+        (
+            ended(PalEnd::Orphaned),
+            "PAL 65535 ended at 0xffffffffffffffff: its program has gone",
+        ),
+        (
+            ended(PalEnd::Restart),
+            "PAL 65535 ended at 0xffffffffffffffff: the machine restarts",
+        ),
         (Event::PalUnregistered { id: 0 }, "PAL 0 given back"),
         (
             Event::PalPageRead { gpa: u64::MAX },
@@ -173,7 +181,7 @@ fn other_words_are_no_event() {
         1 << 32 | 3,
         2 << 32 | 9,
         15 << 32 | 5,
-        23 << 32 | 4 << 16,
+        23 << 32 | 6 << 16,
     ] {
         assert_eq!(Record::decode([1, tag, 0, 0]), None, "{tag:#x}");
     }
