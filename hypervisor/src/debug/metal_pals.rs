@@ -9,7 +9,7 @@ use gdb_stub::machine::{
 use stillpoint_abi::pal::{Parameter, ParameterType, SectionType, Width};
 use stillpoint_core::addr::Gpa;
 use stillpoint_core::paging::PagingMode;
-use stillpoint_core::pal::State;
+use stillpoint_core::pal::Life;
 
 use super::OWNER;
 use super::metal::Metal;
@@ -43,11 +43,11 @@ fn kind(kind: SectionType) -> SectionKind {
 }
 
 fn state(slot: &Slot) -> PalState {
-    match slot.life().state {
-        State::Running { cpu, .. } => PalState::Running(CpuIndex(cpu)),
-        State::Returning => PalState::Returning,
-        State::Registering => PalState::Registering,
-        State::Idle | State::Ending | State::Free => PalState::Idle,
+    match slot.life() {
+        Life::Running(cpu) => PalState::Running(CpuIndex(cpu)),
+        Life::Returning => PalState::Returning,
+        Life::Registering => PalState::Registering,
+        Life::Idle | Life::Ending | Life::Free => PalState::Idle,
     }
 }
 

@@ -8,7 +8,7 @@
 use stillpoint_abi::pal::SectionType;
 use stillpoint_core::addr::{Gpa, Hpa};
 use stillpoint_core::events::Event;
-use stillpoint_core::pal::{Life, Rights, State};
+use stillpoint_core::pal::{Life, Rights};
 use vmcs_inspect::{ExitReason, Field};
 
 use super::{Pal, Slot, calls, slot, slots, tpm};
@@ -154,8 +154,8 @@ fn told(id: usize, end: PalEnd, rip: u64) {
 /// machine stopped.
 pub fn kill(vcpu: &mut Vcpu, id: usize, end: PalEnd) -> bool {
     let Some(slot) = slot(id) else { return false };
-    match slot.life().state {
-        State::Running { cpu, .. } => {
+    match slot.life() {
+        Life::Running(cpu) => {
             let mut ended = false;
             let mut work = |vcpu: &mut Vcpu| {
                 ended = end_here(vcpu, end);

@@ -15,7 +15,8 @@
 //! # Who may touch what
 //! A PAL's record ([`Pal`]) is made, changed and removed while the machine is stopped, by
 //! the CPU that holds it. Any CPU that handles a VM exit may read it: a stop does not come
-//! in between, since such a CPU joins it only afterwards.
+//! in between, since such a CPU joins it only afterwards. So the PAL that it has found is the
+//! same one when it takes a step in its [`Life`].
 //!
 //! A call stops nobody. What changes with calls ([`Calls`]) belongs to the CPU that has
 //! brought the PAL's [`Life`] to Registering or Running, and in a stop to its owner.
@@ -150,7 +151,7 @@ unsafe impl Sync for Slot {}
 
 static SLOTS: [Slot; MAX_PALS] = [const {
     Slot {
-        life: AtomicU32::new(Life::FREE.to_bits()),
+        life: AtomicU32::new(Life::Free.to_bits()),
         program: AtomicU64::new(0),
         entry: AtomicU64::new(0),
         held_at: [const { AtomicU64::new(0) }; 2],

@@ -21,7 +21,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use life::{CallSite, Life, State};
+pub use life::{CallSite, Life};
 pub use marshal::{CallerMemory, CopyError, Entry, Marshalling, VirtualMemory, registers_after};
 pub use refusal::{Refusal, Structure};
 pub use request::{MAX_PAGES, Request, find_page};
