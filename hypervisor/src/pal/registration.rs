@@ -149,7 +149,6 @@ fn try_register(
             id,
             caller,
             request,
-            lent: 0,
             view_frames: Chain::EMPTY,
             table_frames: Chain::EMPTY,
         };
@@ -157,7 +156,7 @@ fn try_register(
         let result = match result {
             Ok((tables, view)) => lending.into_pal(tables, view),
             Err(why) => {
-                lending.undo(vcpu);
+                lending.release();
                 Err(why)
             }
         };
@@ -196,25 +195,44 @@ struct Lending {
     id: usize,
     caller: Caller,
     request: Request,
-    /// How many pages of the request are lent.
-    lent: usize,
     view_frames: Chain,
     table_frames: Chain,
 }
 
 impl Lending {
     /// Lends every page, and builds what the PAL runs on.
+    ///
+    /// All pages are found first: those of the caller's page tables may be among them,
+    /// and cannot be read once they are lent.
     fn lend_all(&mut self, vcpu: &Vcpu) -> Result<(PalTables, PalView), Refused> {
+        let tables = self.build_tables(vcpu)?;
         let view = PalView::new(&mut self.view_frames).map_err(|_| Refused::NoFrames)?;
+        show_tables(&tables, &view, &mut self.view_frames)?;
+        let pages = || {
+            self.request.pages().filter_map(|(kind, gva)| {
+                let (gpa, _) = tables.translate(&self.table_frames, gva)?;
+                Some((kind, gpa))
+            })
+        };
+        for (lent, (kind, gpa)) in pages().enumerate() {
+            if let Err(why) = lend(self.id, kind, gpa, &view, &mut self.view_frames) {
+                for (kind, gpa) in pages().take(lent) {
+                    ending::return_unused(self.id, kind, gpa);
+                }
+                return Err(why);
+            }
+        }
+        Ok((tables, view))
+    }
+
+    /// Finds every page, and builds the PAL's page tables.
+    fn build_tables(&mut self, vcpu: &Vcpu) -> Result<PalTables, Refused> {
         let mut refused = None;
         let mode = self.caller.paging.mode();
         let nx = self.caller.paging.efer & EFER_NXE != 0;
         let pages = self.request.pages().map_while(|(kind, gva)| {
-            let page = lend(vcpu, &self.caller, self.id, kind, gva)
-                .inspect(|_| self.lent += 1)
-                .and_then(|page| page.show(&view, &mut self.view_frames, kind).map(|()| page));
-            match page {
-                Ok(page) => Some((gva, page.gpa, Rights::of(kind))),
+            match find_frame(vcpu, &self.caller, kind, gva) {
+                Ok(gpa) => Some((gva, gpa, Rights::of(kind))),
                 Err(why) => {
                     refused = Some(why);
                     None
@@ -222,12 +240,10 @@ impl Lending {
             }
         });
         let tables = PalTables::build(&mut self.table_frames, mode, nx, pages);
-        if let Some(why) = refused {
-            return Err(why);
+        match refused {
+            Some(why) => Err(why),
+            None => tables.map_err(|_| Refused::NoFrames),
         }
-        let tables = tables.map_err(|_| Refused::NoFrames)?;
-        show_tables(&tables, &view, &mut self.view_frames)?;
-        Ok((tables, view))
     }
 
     /// The record of the PAL.
@@ -260,49 +276,32 @@ impl Lending {
         })
     }
 
-    /// Gives everything back, as it was: the caller's page tables have not changed.
-    fn undo(&mut self, vcpu: &Vcpu) {
-        let mut memory = GuestView(vcpu.cpu);
-        for (kind, gva) in self.request.pages().take(self.lent) {
-            if let Ok(gpa) = find_page(&mut memory, &self.caller, kind, gva) {
-                ending::return_unused(self.id, kind, gpa);
-            }
-        }
+    /// Gives the frames back, no page being lent.
+    fn release(&mut self) {
         self.view_frames.release();
         self.table_frames.release();
     }
 }
 
-/// A page that is lent.
-struct Lent {
-    gpa: Gpa,
-    memory_type: MemoryType,
-}
-
-impl Lent {
-    /// Lets the PAL see it.
-    fn show(&self, view: &PalView, frames: &mut Chain, kind: SectionType) -> Result<(), Refused> {
-        let permissions = match Rights::of(kind) {
-            Rights::ReadExecute => Permissions::READ | Permissions::EXECUTE,
-            Rights::ReadWrite => Permissions::READ | Permissions::WRITE,
-        };
-        view.map(frames, self.gpa, permissions, self.memory_type)
-            .map_err(|_| Refused::NoFrames)
+/// The frame of a page that the caller can lend.
+fn find_frame(vcpu: &Vcpu, caller: &Caller, kind: SectionType, gva: u64) -> Result<Gpa, Refused> {
+    let gpa = find_page(&mut GuestView(vcpu.cpu), caller, kind, gva)?.page();
+    if guest::is_ram(gpa, PAGE_SIZE as usize) {
+        Ok(gpa)
+    } else {
+        Err(Refused::NotRam(gpa))
     }
 }
 
-/// Takes one page from the guest.
+/// Takes one page from the guest, and lets the PAL see it. A page that is refused stays
+/// whose it was.
 fn lend(
-    vcpu: &Vcpu,
-    caller: &Caller,
     id: usize,
     kind: SectionType,
-    gva: u64,
-) -> Result<Lent, Refused> {
-    let gpa = find_page(&mut GuestView(vcpu.cpu), caller, kind, gva)?.page();
-    if !guest::is_ram(gpa, PAGE_SIZE as usize) {
-        return Err(Refused::NotRam(gpa));
-    }
+    gpa: Gpa,
+    view: &PalView,
+    frames: &mut Chain,
+) -> Result<(), Refused> {
     let tag = tag(id, kind);
     let memory_type = match ept::tag_of(gpa.as_u64()) {
         0 => ept::lend(gpa, tag).map_err(|_| Refused::NoFrames)?,
@@ -310,7 +309,15 @@ fn lend(
         ept::SHARED_CODE if tag == ept::SHARED_CODE => MemoryType::WriteBack,
         _ => return Err(Refused::Lent(gpa)),
     };
-    Ok(Lent { gpa, memory_type })
+    let permissions = match Rights::of(kind) {
+        Rights::ReadExecute => Permissions::READ | Permissions::EXECUTE,
+        Rights::ReadWrite => Permissions::READ | Permissions::WRITE,
+    };
+    view.map(frames, gpa, permissions, memory_type)
+        .map_err(|_| {
+            ending::return_unused(id, kind, gpa);
+            Refused::NoFrames
+        })
 }
 
 /// Lets the processor read the page tables that a PAL runs on. Their accessed and dirty
@@ -443,18 +450,14 @@ fn share_section(
     };
     for page in 0..u64::from(section.pages) {
         let gva = section.start + page * PAGE_SIZE;
-        let lent = lend(vcpu, caller, id, section.kind, gva)?;
-        let mapped = lent
-            .show(&pal.view, &mut pal.view_frames, section.kind)
-            .and_then(|()| {
-                let rights = Rights::of(section.kind);
-                pal.tables
-                    .map(&mut pal.shared_frames, gva, lent.gpa, rights)
-                    .map_err(|_| Refused::NoFrames)
-            });
-        if let Err(why) = mapped {
-            ending::return_unused(id, section.kind, lent.gpa);
-            return Err(why);
+        let gpa = find_frame(vcpu, caller, section.kind, gva)?;
+        lend(id, section.kind, gpa, &pal.view, &mut pal.view_frames)?;
+        let rights = Rights::of(section.kind);
+        let mapped = pal.tables.map(&mut pal.shared_frames, gva, gpa, rights);
+        if mapped.is_err() {
+            pal.view.unmap(&mut pal.view_frames, gpa);
+            ending::return_unused(id, section.kind, gpa);
+            return Err(Refused::NoFrames);
         }
         // What the PAL has is in its sections, page by page, so that it can be taken back.
         match pal.request.sections.last_mut() {

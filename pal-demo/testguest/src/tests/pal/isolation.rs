@@ -3,11 +3,12 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use stillpoint_abi::pal::Width;
+use stillpoint_abi::pal::{Section, Width};
 
 use super::code;
 use super::image::{PARTS, Pal, Part, read, write};
 use super::program::{Program, others};
+use super::space::{PRESENT, USER, WINDOW, WRITABLE};
 use crate::descriptors::Shared;
 use crate::harness::{Context, Outcome, Test};
 use crate::modes::{self, Level};
@@ -22,6 +23,7 @@ pub const TESTS: &[Test] = tests![
     no_translation_outlives_registration,
     only_the_program_itself_calls,
     a_pal_without_its_page_is_gone,
+    page_tables_come_back_from_a_refused_pal,
 ];
 
 /// The PAL of these tests, which other CPUs know too.
@@ -223,4 +225,34 @@ fn a_pal_without_its_page_is_gone(context: &Context) -> Outcome {
         check_eq!(program.unregister(&pal)?, 1, "UNREG");
     }
     Ok(())
+}
+
+/// A program lends the page table that its PAL's pages are found by, and a page that is
+/// lent already. It is refused, and has all its pages again.
+fn page_tables_come_back_from_a_refused_pal(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    let other = Pal::new(12, code::add);
+    program.give(&other)?;
+    PAL.fill();
+    // A page of the window that another table has, to show the table.
+    let (shown, table) = (600, program.space.table_of(PAL.page));
+    let flags = PRESENT | WRITABLE | USER;
+    program.space.map(shown, table, flags);
+    let [code, data, stack, _] = PAL.sections();
+    let [.., lent] = other.sections();
+    let data = Section {
+        start: WINDOW + shown * 4096,
+        ..data
+    };
+    let sections = [code, data, stack, lent];
+    let answer = program.register_sections(&sections, PAL.parameters, PAL.entry())?;
+    check_eq!(answer, 1, "REG with a page of another PAL's");
+    PAL.check_untouched()?;
+    let entry = read(table + 8 * PAL.page);
+    check_eq!(entry & !0xfff, PAL.frame(Part::Code), "the table's entry");
+    check_open(&PAL)?;
+    program.take_back(&other)?;
+    program.give(&PAL)?;
+    program.take_back(&PAL)
 }

@@ -141,6 +141,15 @@ impl Space {
         }
     }
 
+    /// The table that has the entry of a page of the window.
+    pub fn table_of(&self, page: u64) -> u64 {
+        let entries = match self.kind {
+            Kind::Bits32 => 1024,
+            _ => 512,
+        };
+        self.window + page / entries * 4096
+    }
+
     /// Maps a page of the window as it was at first.
     pub fn restore(&self, page: u64) {
         self.map(page, FRAMES + page * 4096, ALL);
