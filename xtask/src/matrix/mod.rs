@@ -88,7 +88,7 @@ pub fn command(args: &MatrixArgs) -> Result<ExitCode> {
 /// Runs one machine. What keeps a machine from running its programs makes them bad.
 fn machine(debian: Debian, cpus: u32, results: &mut Results) -> Result<()> {
     let name = format!("matrix-{}-{cpus}", debian.name());
-    say(format!("{}, {cpus} CPUs", table::system(debian)));
+    say(format!("{}, {}", table::system(debian), table::count(cpus)));
     let workshop = Workshop::new(&name)?;
     let result = boot::run(&workshop, debian, cpus, results);
     if let Err(error) = &result {

@@ -81,10 +81,7 @@ impl Results {
             } else {
                 String::new()
             });
-            lines[1].push(match cpus {
-                1 => "1 CPU".into(),
-                _ => format!("{cpus} CPUs"),
-            });
+            lines[1].push(count(*cpus));
         }
         for row in &rows {
             let mut line = vec![
@@ -116,10 +113,11 @@ impl Results {
                 // Writing to a String cannot fail.
                 let _ = writeln!(
                     text,
-                    "bad: {} on {}, {}, {cpus} CPUs: {why}",
+                    "bad: {} on {}, {}, {}: {why}",
                     names.get(row.program).copied().unwrap_or_default(),
                     system(row.debian),
-                    width(row.width)
+                    width(row.width),
+                    count(*cpus)
                 );
             }
         }
@@ -149,6 +147,14 @@ impl Results {
             );
         }
         text
+    }
+}
+
+/// So many CPUs, in words.
+pub fn count(cpus: u32) -> String {
+    match cpus {
+        1 => "1 CPU".into(),
+        _ => format!("{cpus} CPUs"),
     }
 }
 
