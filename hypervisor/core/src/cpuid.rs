@@ -52,8 +52,8 @@ pub const fn adjust(
         0x6 => leaf_6(raw),
         0x7 => leaf_7(subleaf, raw, context),
         0xd => leaf_d(subleaf, raw, context),
-        // Processor trace, PCONFIG and Key Locker, all hidden in leaf 7.
-        0x14 | 0x1b | 0x19 => NOTHING,
+        // Processor trace, PCONFIG, Key Locker and architectural LBRs, all hidden in leaf 7.
+        0x14 | 0x1b | 0x19 | 0x1c => NOTHING,
         detect::HYPERVISOR_LEAF..=0x4000_00ff => hypervisor(leaf, context),
         detect::TRUSTVISOR_LEAF if subleaf == 0 => trustvisor(context),
         0x8000_0001 => leaf_8000_0001(raw, context),
@@ -140,6 +140,8 @@ const fn leaf_7_0(raw: CpuidResult, context: &CpuidContext) -> CpuidResult {
     /// An invalid opcode without "enable PCONFIG"; it changes how memory is
     /// encrypted, the hypervisor's too.
     const EDX_PCONFIG: u32 = 1 << 18;
+    /// Architectural LBRs would record the hypervisor's branches, and a PAL's.
+    const EDX_ARCH_LBR: u32 = 1 << 19;
 
     let features = &context.features;
     let os_pke = raw.ecx & ECX_PKU != 0 && context.guest_cr4 & CR4_PKE != 0;
@@ -158,7 +160,7 @@ const fn leaf_7_0(raw: CpuidResult, context: &CpuidContext) -> CpuidResult {
         eax: raw.eax,
         ebx,
         ecx,
-        edx: raw.edx & !EDX_PCONFIG,
+        edx: raw.edx & !(EDX_PCONFIG | EDX_ARCH_LBR),
     }
 }
 
@@ -345,6 +347,7 @@ mod tests {
             (7, 0, ecx, 22, true),
             (7, 0, ecx, 23, false),
             (7, 0, edx, 18, false),
+            (7, 0, edx, 19, false),
             (7, 1, eax, 17, false),
             (7, 1, eax, 27, false),
             (7, 1, edx, 18, false),

@@ -70,7 +70,7 @@ const LOCK: u64 = 1 << 0;
 const VMX_AND_SENTER: u64 = 0b11 << 1 | 0xff << 8;
 
 /// Every MSR whose accesses exit by choice, in ascending order.
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 20] = [
     // The hypervisor sends its NMIs through the APIC that the guest has set up.
     writes(IA32_APIC_BASE, IA32_APIC_BASE, WriteDecision::ApicBase),
     // There is no VMX to turn on: the guest sees what firmware that keeps it
@@ -115,6 +115,11 @@ const RULES: [Rule; 16] = [
     // IA32_HW_FEEDBACK_PTR and IA32_HW_FEEDBACK_CONFIG: the processor writes its table
     // to a physical address, past EPT.
     absent(0x17d0, 0x17d1),
+    // Architectural LBRs: control and depth, and up to 32 records in three parts.
+    absent(0x14ce, 0x14cf),
+    absent(0x1200, 0x121f),
+    absent(0x1500, 0x151f),
+    absent(0x1600, 0x161f),
 ];
 
 const fn writes(first: u32, last: u32, write: WriteDecision) -> Rule {

@@ -48,6 +48,12 @@ impl ResetPorts {
         .chain(self.acpi.map(|(port, _)| port))
     }
 
+    /// The accesses are seen from now on. What the keyboard controller was told before is
+    /// not known, so the worst is assumed.
+    pub const fn begin(&mut self) {
+        self.output_port_next = true;
+    }
+
     /// Does an OUT of `size` bytes (1, 2 or 4) restart the machine?
     pub fn resets(&mut self, port: u16, size: u8, value: u32) -> bool {
         let bytes = value.to_le_bytes();
@@ -127,6 +133,15 @@ mod tests {
         // Another command comes between.
         assert!(!ports.resets(0x64, 1, 0xd1) && !ports.resets(0x64, 1, 0xae));
         assert!(!ports.resets(0x60, 1, 0xfe));
+    }
+
+    #[test]
+    fn a_command_from_before_counts() {
+        let mut ports = ResetPorts::new(None);
+        ports.begin();
+        assert!(ports.resets(0x60, 1, 0xfe));
+        ports.begin();
+        assert!(!ports.resets(0x64, 1, 0x20) && !ports.resets(0x60, 1, 0xfe));
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl PhysMem for GuestView<'_> {
         if ept::is_hypervisors(address.as_u64()) {
             self.0.count_range_write(address.as_u64());
         }
-        if pal::holds(address, from.len()) {
+        if pal::forbids_writes(address, from.len()) {
             return Err(PhysMemError(address));
         }
         write(address, from)

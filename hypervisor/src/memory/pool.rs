@@ -81,6 +81,30 @@ impl Chain {
         }
     }
 
+    /// Gives one of the frames back, wiped. False if it is none of these.
+    pub fn release_one(&mut self, frame: Hpa) -> bool {
+        let mut pool = POOL.lock();
+        let mut before = END;
+        let mut this = self.first;
+        while this != END && pool.address(this) != frame {
+            before = this;
+            this = pool.next[usize::from(this)];
+        }
+        if this == END {
+            return false;
+        }
+        let after = pool.next[usize::from(this)];
+        match before {
+            END => self.first = after,
+            before => pool.next[usize::from(before)] = after,
+        }
+        wipe(frame);
+        pool.next[usize::from(this)] = pool.free;
+        pool.free = this;
+        pool.left += 1;
+        true
+    }
+
     /// Gives the frames back, wiped.
     pub fn release(&mut self) {
         self.for_each(wipe);

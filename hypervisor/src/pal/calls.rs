@@ -9,13 +9,15 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use stillpoint_abi::pal::RETURN_ADDRESS;
+use stillpoint_abi::pal::{RETURN_ADDRESS, Width};
+use stillpoint_core::addr::Gva;
 use stillpoint_core::paging::{PagingMode, PagingRegs, WalkError};
 use stillpoint_core::pal::{CallSite, CopyError, Entry, registers_after};
 use stillpoint_core::registers::Gprs;
 use stillpoint_core::task_switch::vmcs::SEGMENTS;
-use vmcs_inspect::Field;
+use vmcs_inspect::{Field, PrimaryControls};
 
+use super::ending::bring_on;
 use super::fpu::{self, Vectors};
 use super::memory::{CallersMemory, PalsMemory};
 use super::registration::width;
@@ -79,8 +81,7 @@ pub enum Call {
 /// The guest fetches an instruction from a page that is lent.
 pub fn call(vcpu: &mut Vcpu) -> Call {
     let (rip, width) = (get(Field::GUEST_RIP), width(vcpu));
-    let flat = get(Field::GUEST_CS_BASE) == 0 && get(Field::GUEST_SS_BASE) == 0;
-    if vcpu.cpl() != 3 || !flat {
+    if vcpu.cpl() != 3 || !is_flat(width) {
         return Call::NotOne;
     }
     let paging = guest_state::paging_here();
@@ -105,7 +106,7 @@ pub fn call(vcpu: &mut Vcpu) -> Call {
         // SAFETY: the PAL runs on this CPU.
         if let Some(held) = unsafe { slot.calls() }.held.take() {
             vcpu.caller.entry = held.entry;
-            if give_back(vcpu, slot, &paging, &held.gprs) {
+            if give_back(vcpu, id, slot, &paging, &held.gprs) {
                 go_on(vcpu, id, slot);
             }
         }
@@ -114,6 +115,24 @@ pub fn call(vcpu: &mut Vcpu) -> Call {
     // Another CPU has it, or registers it. The caller tries again at once, and stops and
     // interrupts come in between.
     Call::Taken
+}
+
+/// Can a PAL run with the caller's segments? In 64-bit code they do not count. Others must
+/// be such that each address is what it says, and code and stack 32 bits wide; there are
+/// none like that in virtual-8086 mode.
+fn is_flat(width: Width) -> bool {
+    const VM: u64 = 1 << 17;
+    /// D/B: 32-bit code, ESP.
+    const WIDE: u64 = 1 << 14;
+    const ES_TO_DS: usize = 4;
+    const CS: usize = 1;
+    const SS: usize = 2;
+    width == Width::Bits64
+        || get(Field::GUEST_RFLAGS) & VM == 0
+            && SEGMENTS[..ES_TO_DS]
+                .iter()
+                .all(|[_, base, limit, _]| get(*base) == 0 && get(*limit) == u64::from(u32::MAX))
+            && [CS, SS].iter().all(|&n| get(SEGMENTS[n][3]) & WIDE != 0)
 }
 
 /// What the caller gets for memory that is not there.
@@ -138,6 +157,11 @@ fn enter(vcpu: &mut Vcpu, id: usize, slot: &Slot, paging: PagingRegs) {
     let mut own = PalsMemory::new(pal);
     let gprs = &vcpu.registers.gprs;
     match pal.marshalling.enter(gprs, rsp, &mut caller, &mut own) {
+        // The VM entry to such an address would fail.
+        Ok(entry) if !paging.is_addressable(Gva::new(entry.return_address)) => {
+            bring_on(vcpu, id, slot, |life| life.leave(me));
+            vcpu.general_protection();
+        }
         Ok(entry) => {
             // SAFETY: the PAL runs on this CPU from now on.
             unsafe { slot.calls() }.count += 1;
@@ -145,7 +169,7 @@ fn enter(vcpu: &mut Vcpu, id: usize, slot: &Slot, paging: PagingRegs) {
             trace::event(trace::Event::PalEntered { id: id as u32 });
         }
         Err(error) => {
-            slot.step(|life| life.leave(me));
+            bring_on(vcpu, id, slot, |life| life.leave(me));
             match error {
                 CopyError::Caller(error) => fault(vcpu, error),
                 // Its own pages are its own as long as it lives.
@@ -188,6 +212,9 @@ fn switch(vcpu: &mut Vcpu, id: usize, pal: &Pal, entry: Entry, paging: &PagingRe
     set(Field::GUEST_IA32_DEBUGCTL, 0);
     vcpu.end_shadows();
     ept::use_view(pal.view.eptp());
+    if core::mem::take(&mut vcpu.zero_view) {
+        vcpu.control(PrimaryControls::MONITOR_TRAP_FLAG, vcpu.stepping);
+    }
     vcpu.pal = Some(id);
     registers::set_exceptions(vcpu);
 }
@@ -250,14 +277,14 @@ pub fn returned(vcpu: &mut Vcpu) {
     let Some(slot) = slot(id) else { return };
     let gprs = registers_after(width(vcpu), &vcpu.caller.gprs, &at_return);
     let paging = vcpu.caller.paging;
-    if give_back(vcpu, slot, &paging, &gprs) {
+    if give_back(vcpu, id, slot, &paging, &gprs) {
         go_on(vcpu, id, slot);
     }
 }
 
 /// Gives back what the parameters of this CPU's call point to, and the result. False if
 /// the caller has to come back for it.
-fn give_back(vcpu: &mut Vcpu, slot: &Slot, paging: &PagingRegs, gprs: &Gprs) -> bool {
+fn give_back(vcpu: &mut Vcpu, id: usize, slot: &Slot, paging: &PagingRegs, gprs: &Gprs) -> bool {
     // SAFETY: this CPU handles an exit.
     let Some(pal) = (unsafe { slot.pal() }) else {
         return false;
@@ -280,7 +307,7 @@ fn give_back(vcpu: &mut Vcpu, slot: &Slot, paging: &PagingRegs, gprs: &Gprs) -> 
     held_cr3.store(cr3_address(paging), SeqCst);
     held_rsp.store(get(Field::GUEST_RSP), SeqCst);
     let me = vcpu.cpu.index as u16;
-    slot.step(|life| life.suspend(me));
+    bring_on(vcpu, id, slot, |life| life.suspend(me));
     match error {
         CopyError::Caller(error) => fault(vcpu, error),
         CopyError::Pal(_) => vcpu.general_protection(),
@@ -301,6 +328,6 @@ fn go_on(vcpu: &mut Vcpu, id: usize, slot: &Slot) {
             }
         });
     }
-    slot.step(|life| life.leave(me));
+    bring_on(vcpu, id, slot, |life| life.leave(me));
     trace::event(trace::Event::PalLeft { id: id as u32 });
 }

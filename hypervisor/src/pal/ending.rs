@@ -5,6 +5,8 @@
 //! Code is not wiped: the PAL cannot write it, so it holds none of its secrets, and the
 //! page may be one of a file that other programs have mapped.
 
+use core::sync::atomic::Ordering::SeqCst;
+
 use stillpoint_abi::pal::SectionType;
 use stillpoint_core::addr::{Gpa, Hpa};
 use stillpoint_core::events::Event;
@@ -44,11 +46,7 @@ fn has_another(id: usize, gpa: Gpa) -> bool {
     slots().any(|(other, slot)| {
         other != id
             // SAFETY: the machine is stopped.
-            && unsafe { slot.pal() }.is_some_and(|pal| {
-                pal.request
-                    .pages()
-                    .any(|(kind, gva)| kind == SectionType::SharedCode && pal.translate(gva) == Some(gpa))
-            })
+            && unsafe { slot.pal() }.is_some_and(|pal| pal.view.maps(&pal.view_frames, gpa))
     })
 }
 
@@ -179,6 +177,19 @@ pub fn kill(vcpu: &mut Vcpu, id: usize, end: PalEnd) -> bool {
     }
 }
 
+/// Takes a step of the CPU that has the PAL, which may have been doomed meanwhile.
+pub fn bring_on(vcpu: &mut Vcpu, id: usize, slot: &Slot, step: impl FnOnce(Life) -> Option<Life>) {
+    slot.step(step);
+    if slot.doomed.load(SeqCst) {
+        debug::with_machine_stopped(vcpu, |vcpu| {
+            // Unless another CPU's stop came first, and has ended it.
+            if slot.doomed.load(SeqCst) {
+                kill(vcpu, id, PalEnd::Restart);
+            }
+        });
+    }
+}
+
 /// Ends every PAL and destroys the micro-TPM's secrets: the machine is about to restart.
 pub fn end_all(vcpu: &mut Vcpu) {
     debug::with_machine_stopped(vcpu, |vcpu| {
@@ -186,8 +197,9 @@ pub fn end_all(vcpu: &mut Vcpu) {
             if !slot.life().is_used() || kill(vcpu, id, PalEnd::Restart) {
                 continue;
             }
-            // One whose registration a CPU is at: its pages are wiped, the rest does not
-            // matter any more.
+            // A CPU is at it, outside of its code: it ends the PAL when it goes on. Its
+            // pages are wiped now.
+            slot.doomed.store(true, SeqCst);
             // SAFETY: the machine is stopped.
             if let Some(pal) = unsafe { slot.pal() } {
                 for (kind, gva) in pal.request.pages() {
@@ -200,6 +212,5 @@ pub fn end_all(vcpu: &mut Vcpu) {
             }
         }
         tpm::wipe();
-        io::watch_resets(false);
     });
 }

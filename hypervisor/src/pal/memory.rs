@@ -9,7 +9,7 @@ use stillpoint_core::paging::{
 use stillpoint_core::pal::{CallerMemory, Rights, VirtualMemory};
 use stillpoint_utpm::BadAddress;
 
-use super::{Pal, holds};
+use super::{Pal, forbids_writes};
 use crate::cpu::percpu::PerCpu;
 use crate::memory::guest::{self, GuestView};
 use crate::memory::layout;
@@ -53,7 +53,7 @@ impl<'a> CallersMemory<'a> {
                 };
                 let found = walk(&mut self.view, &self.paging, Gva::new(gva), access)?;
                 let found = found.gpa.page();
-                if holds(found, 1) {
+                if forbids_writes(found, 1) {
                     return Err(WalkError::NoMemory(found));
                 }
                 self.recent[self.found % RECENT] = (page, found);

@@ -30,7 +30,7 @@ pub mod touched;
 pub mod tpm;
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use stillpoint_abi::pal::{SectionType, Width};
 use stillpoint_core::addr::{Gpa, PAGE_SIZE};
@@ -131,11 +131,12 @@ impl Pal {
 /// A place for a PAL.
 pub struct Slot {
     life: AtomicU32,
-    /// To find a PAL by: the address in its owner's CR3, with 1 added for 64-bit code;
-    /// and its entry.
+    /// To find a PAL by: see [`program`]; and its entry.
     program: AtomicU64,
     /// See `program`.
     entry: AtomicU64,
+    /// It is to end as soon as the CPU that has it lets go of it.
+    doomed: AtomicBool,
     /// Where the call that is held was made: CR3 and RSP.
     held_at: [AtomicU64; 2],
     /// Reads of its pages by the guest, and writes to them.
@@ -152,8 +153,9 @@ unsafe impl Sync for Slot {}
 static SLOTS: [Slot; MAX_PALS] = [const {
     Slot {
         life: AtomicU32::new(Life::Free.to_bits()),
-        program: AtomicU64::new(0),
+        program: AtomicU64::new(NOBODY),
         entry: AtomicU64::new(0),
+        doomed: AtomicBool::new(false),
         held_at: [const { AtomicU64::new(0) }; 2],
         decoy_reads: AtomicU64::new(0),
         refused_writes: AtomicU64::new(0),
@@ -224,7 +226,7 @@ impl Slot {
     /// # Safety
     /// As for [`pal_mut`](Self::pal_mut) and [`calls`](Self::calls).
     unsafe fn set_pal(&self, pal: Option<Pal>) {
-        let (program, entry) = pal.as_ref().map_or((0, 0), |pal| {
+        let (program, entry) = pal.as_ref().map_or((NOBODY, 0), |pal| {
             let Request { width, entry, .. } = pal.request;
             (program(&pal.owner.paging, width), entry)
         });
@@ -232,6 +234,7 @@ impl Slot {
         self.entry.store(entry, SeqCst);
         self.decoy_reads.store(0, SeqCst);
         self.refused_writes.store(0, SeqCst);
+        self.doomed.store(false, SeqCst);
         // SAFETY: the caller's promise.
         unsafe {
             *self.pal.get() = pal;
@@ -240,10 +243,17 @@ impl Slot {
     }
 }
 
-/// A program, as slots are searched for it.
+/// A program, as slots are searched for it: where its page tables are, how they are read,
+/// and its width.
 const fn program(paging: &PagingRegs, width: Width) -> u64 {
-    cr3_address(paging) | matches!(width, Width::Bits64) as u64
+    const EFER_NXE: u64 = 1 << 11;
+    let nx = paging.efer & EFER_NXE != 0;
+    let width = matches!(width, Width::Bits64);
+    cr3_address(paging) | (paging.mode() as u64) << 2 | (nx as u64) << 1 | width as u64
 }
+
+/// No program: with paging off there are no page tables.
+const NOBODY: u64 = 0;
 
 /// A slot, by the PAL's number.
 pub fn slot(id: usize) -> Option<&'static Slot> {
@@ -258,6 +268,9 @@ fn slots() -> impl Iterator<Item = (usize, &'static Slot)> {
 /// The PAL that a program calls so.
 fn find(paging: &PagingRegs, entry: u64, width: Width) -> Option<(usize, &'static Slot)> {
     let program = program(paging, width);
+    if program == NOBODY {
+        return None;
+    }
     slots()
         .find(|(_, slot)| slot.entry.load(SeqCst) == entry && slot.program.load(SeqCst) == program)
 }
@@ -272,6 +285,14 @@ pub fn holds(address: Gpa, len: usize) -> bool {
     let end = address.as_u64().saturating_add(len as u64);
     let mut pages = (address.page().as_u64()..end).step_by(PAGE_SIZE as usize);
     pages.any(lent)
+}
+
+/// Is any page of this range lent to a PAL, so that the guest cannot write it? Shared code
+/// is one, which the guest reads as before.
+pub fn forbids_writes(address: Gpa, len: usize) -> bool {
+    let end = address.as_u64().saturating_add(len as u64);
+    let mut pages = (address.page().as_u64()..end).step_by(PAGE_SIZE as usize);
+    pages.any(|page| ept::tag_of(page) != 0)
 }
 
 /// The PAL that a page is lent to; for shared code, one of those that have it. With the

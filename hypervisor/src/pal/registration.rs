@@ -21,6 +21,10 @@ use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{ept, guest_state, io};
 use crate::{RENDEZVOUS, debug, trace};
 
+/// With fewer frames than this left, those of page tables are taken back that no lent
+/// page needs any more.
+const LOW_ON_FRAMES: u64 = 256;
+
 /// How long the last measurement took, in ticks of the time-stamp counter.
 #[cfg(feature = "test-hooks")]
 pub static MEASURING: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
@@ -152,6 +156,9 @@ fn try_register(
             view_frames: Chain::EMPTY,
             table_frames: Chain::EMPTY,
         };
+        if pool::left() < LOW_ON_FRAMES {
+            ept::join();
+        }
         let result = lending.lend_all(vcpu);
         let result = match result {
             Ok((tables, view)) => lending.into_pal(tables, view),
@@ -176,7 +183,7 @@ fn try_register(
     measure(vcpu, slot);
     #[cfg(feature = "test-hooks")]
     MEASURING.store(tsc() - start, core::sync::atomic::Ordering::SeqCst);
-    slot.step(Life::publish);
+    ending::bring_on(vcpu, id, slot, Life::publish);
     trace::event(trace::Event::PalRegistered { id: id as u32 });
     Ok(())
 }
@@ -346,7 +353,7 @@ fn measure(vcpu: &mut Vcpu, slot: &Slot) {
         let mut measurement = None;
         for page in 0..u64::from(pages) {
             let me = vcpu.cpu.index;
-            if RENDEZVOUS.must_look(me) {
+            if !vcpu.stepping && RENDEZVOUS.must_look(me) {
                 RENDEZVOUS.look(me, vcpu);
             }
             // SAFETY: as above; the reference does not outlive this turn.
@@ -431,7 +438,7 @@ fn try_share(
         ept::views_changed();
         result
     });
-    slot.step(|life| life.leave(me));
+    ending::bring_on(vcpu, id, slot, |life| life.leave(me));
     result
 }
 

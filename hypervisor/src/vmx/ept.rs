@@ -186,6 +186,25 @@ pub fn give_back(gpa: Gpa) {
     let _its_table_is_there = set_page(gpa, Page::own(gpa));
 }
 
+/// Takes the page tables back that lending pages has made and that no lent page needs any
+/// more, with the machine stopped. [`views_changed`] is to follow.
+pub fn join() {
+    let mut state = STATE.lock();
+    let Some(State { map, splits, .. }) = state.as_mut() else {
+        return;
+    };
+    for (region, place) in PAGE_TABLES.iter().enumerate() {
+        if place.load(Relaxed) == 0 {
+            continue;
+        }
+        if let Some(table) = map.join(splits, Gpa::new((region as u64) << 21)) {
+            place.store(0, Relaxed);
+            // One that the boot has made stays the guest's view's.
+            let _was_from_the_pool = splits.release_one(table);
+        }
+    }
+}
+
 /// Lets the guest read ones where a page is lent. No CPU has a translation for it yet.
 pub fn show_decoy(gpa: Gpa, tag: u8) {
     let Some(pointers) = POINTERS.get() else {

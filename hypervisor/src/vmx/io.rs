@@ -22,6 +22,9 @@ use crate::serial::COM2;
 
 static DEBUG_PORT_HIDDEN: AtomicBool = AtomicBool::new(false);
 
+/// Do these ports exit?
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
 static RESET_PORTS: Mutex<ResetPorts> = Mutex::new(ResetPorts::new(None));
 
 /// Hides COM2. Before the bitmaps are made.
@@ -57,7 +60,10 @@ pub fn init_reset_ports(acpi: Option<(u16, u8)>) {
 /// machine stopped.
 pub fn watch_resets(on: bool) {
     let Some(pages) = state::pages() else { return };
-    let ports = RESET_PORTS.lock();
+    let mut ports = RESET_PORTS.lock();
+    if !WATCHED.swap(on, Relaxed) {
+        ports.begin();
+    }
     for port in ports.ports() {
         let byte = layout::direct(pages.io_bitmaps).wrapping_add(usize::from(port) / 8);
         let bit = 1 << (port % 8);

@@ -24,6 +24,9 @@ use crate::debug::{self, host, remote};
 use crate::trace::PalEnd;
 use crate::{RENDEZVOUS, clock, pal, trace};
 
+/// #MC
+const MACHINE_CHECK: u8 = 18;
+
 /// The guest of one CPU. Owned by that CPU's run loop.
 pub struct Vcpu {
     /// The CPU that it runs on.
@@ -267,7 +270,12 @@ impl Vcpu {
     pub fn fault_during(&mut self, original: Option<Event>, exception: Event) {
         if self.pal.is_some() {
             let end = PalEnd::Exception(exception.info);
-            return pal::ending::end_running(self, end, Event::general_protection());
+            // A machine check is the system's, whoever runs.
+            let event = match exception.info.vector() {
+                MACHINE_CHECK => exception,
+                _ => Event::general_protection(),
+            };
+            return pal::ending::end_running(self, end, event);
         }
         // An NMI whose own delivery faults is spent, and blocks others until the
         // next IRET all the same: so on a processor.

@@ -207,6 +207,45 @@ impl IdentityMap {
         result
     }
 
+    /// Joins the pages of a page table again, in both views, if all of them are the
+    /// guest's own and of one memory type. Answers the table, which is needed no more once
+    /// translations have been dropped.
+    pub fn join(&mut self, memory: &mut impl TableMemory, gpa: Gpa) -> Option<Hpa> {
+        let start = gpa.as_u64() & !(Level::Pd.span() - 1);
+        if PhysRange::from_len(start, Level::Pd.span()).overlaps(self.hole) {
+            return None;
+        }
+        let (mut directory, mut level) = (self.root, Level::Pml4);
+        while level != Level::Pd {
+            let entry = Entry(memory.read(directory, level.index(gpa)));
+            if !entry.is_used() || entry.is_leaf(level) {
+                return None;
+            }
+            directory = entry.address();
+            level = level.below()?;
+        }
+        let index = Level::Pd.index(gpa);
+        let entry = Entry(memory.read(directory, index));
+        if !entry.is_used() || entry.is_leaf(Level::Pd) {
+            return None;
+        }
+        let table = entry.address();
+        let memory_type = Entry(memory.read(table, 0)).memory_type();
+        let own =
+            |level, start| Entry::page(level, Hpa::new(start), Permissions::all(), memory_type);
+        let all_own = (0..512).all(|part| {
+            let start = start + part as u64 * Level::Pt.span();
+            memory.read(table, part) == own(Level::Pt, start).0
+        });
+        if !all_own {
+            return None;
+        }
+        memory.write(directory, index, own(Level::Pd, start).0);
+        self.tables -= 1;
+        self.share_at(memory, gpa);
+        Some(table)
+    }
+
     /// As [`share`](Self::share), for the one way that leads to a page outside the hole.
     fn share_at(&self, memory: &mut impl TableMemory, gpa: Gpa) {
         let (mut main, mut zero, mut level) = (self.root, self.zero_root, Level::Pml4);

@@ -132,7 +132,7 @@ pub fn lookup(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> Option<Leaf> {
 }
 
 /// The page table that has an entry for an address; `None` where a larger page is mapped,
-/// or nothing. It stays where it is: pages are not joined again.
+/// or nothing. It stays where it is until [`IdentityMap::join`].
 pub fn page_table(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> Option<Hpa> {
     let mut table = root;
     for level in [Level::Pml4, Level::Pdpt, Level::Pd] {

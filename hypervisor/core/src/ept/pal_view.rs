@@ -1,7 +1,7 @@
 //! A PAL's view of physical memory: its own pages, each at its own address, and nothing
 //! else. Made when a PAL is registered; pages shared with it come and go later.
 
-use super::{Entry, EptError, Level, Permissions, TableMemory, eptp};
+use super::{Entry, EptError, Level, Permissions, TableMemory, eptp, lookup};
 use crate::addr::{Gpa, Hpa};
 use crate::mtrr::MemoryType;
 
@@ -58,6 +58,11 @@ impl PalView {
         let entry = Entry::page(Level::Pt, hpa, permissions, memory_type);
         memory.write(table, Level::Pt.index(gpa), entry.0);
         Ok(())
+    }
+
+    /// Whether a 4 KiB page can be seen.
+    pub fn maps(&self, memory: &impl TableMemory, gpa: Gpa) -> bool {
+        lookup(memory, self.root, gpa).is_some()
     }
 
     /// Takes a page out of the view, if it is there.

@@ -309,6 +309,43 @@ fn one_page_can_be_taken_away_and_given_back() {
 }
 
 #[test]
+fn pages_are_joined_when_all_are_the_guests_own() {
+    let (mtrrs, mut memory) = (mtrrs(), tables(64));
+    let mut map = IdentityMap::build(&mut memory, &plan(&mtrrs)).unwrap();
+    let before = map.tables();
+    let gpa = Gpa::new(0x1000_3000);
+    assert_eq!(map.join(&mut memory, gpa), None, "a large page");
+    for page in [gpa, Gpa::new(0x1000_4000)] {
+        map.set_page(
+            &mut memory,
+            page,
+            lent(Hpa::new(0x5000), Permissions::READ, 3),
+        )
+        .unwrap();
+    }
+    let split = map.tables();
+    assert!(split > before);
+    map.set_page(&mut memory, gpa, Page::own(gpa)).unwrap();
+    assert_eq!(map.join(&mut memory, gpa), None, "one is lent still");
+    let other = Gpa::new(0x1000_4000);
+    map.set_page(&mut memory, other, Page::own(other)).unwrap();
+    let table = page_table(&memory, map.root(), gpa);
+    assert_eq!(map.join(&mut memory, gpa), table);
+    assert_eq!(map.tables(), split - 1);
+    for root in [map.root(), map.zero_root()] {
+        assert_eq!(lookup(&memory, root, gpa).unwrap().size, PageSize::Size2M);
+    }
+    check_all(&memory, &map, &mtrrs, 512 * GIB);
+    assert_eq!(map.join(&mut memory, Gpa::new(0)), None, "several types");
+    assert_eq!(map.join(&mut memory, Gpa::new(map.hole.start)), None);
+    assert_eq!(
+        map.join(&mut memory, Gpa::new(1 << 45)),
+        None,
+        "nothing there"
+    );
+}
+
+#[test]
 fn what_cannot_be_set_is_refused() {
     let (mtrrs, mut memory) = (mtrrs(), tables(64));
     let mut map = IdentityMap::build(&mut memory, &plan(&mtrrs)).unwrap();
@@ -428,6 +465,7 @@ proptest! {
             let found = walk(&memory, view.eptp(), gpa);
             let expected = model.get(&gpa).map(|&rights| (gpa, rights, 6, 0x1000));
             prop_assert_eq!(found, expected);
+            prop_assert_eq!(view.maps(&memory, Gpa::new(gpa)), expected.is_some());
         }
     }
 }
