@@ -112,14 +112,14 @@ const RULES: [Rule; 20] = [
     absent(0x570, 0x572),
     absent(0x580, 0x587),
     absent(0x600, 0x600),
+    // Architectural LBRs: up to 32 records in three parts, control and depth.
+    absent(0x1200, 0x121f),
+    absent(0x14ce, 0x14cf),
+    absent(0x1500, 0x151f),
+    absent(0x1600, 0x161f),
     // IA32_HW_FEEDBACK_PTR and IA32_HW_FEEDBACK_CONFIG: the processor writes its table
     // to a physical address, past EPT.
     absent(0x17d0, 0x17d1),
-    // Architectural LBRs: control and depth, and up to 32 records in three parts.
-    absent(0x14ce, 0x14cf),
-    absent(0x1200, 0x121f),
-    absent(0x1500, 0x151f),
-    absent(0x1600, 0x161f),
 ];
 
 const fn writes(first: u32, last: u32, write: WriteDecision) -> Rule {

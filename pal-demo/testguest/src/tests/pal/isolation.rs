@@ -3,12 +3,12 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use stillpoint_abi::pal::{Section, Width};
+use stillpoint_abi::pal::{Section, SectionType, Width};
 
 use super::code;
 use super::image::{PARTS, Pal, Part, read, write};
 use super::program::{Program, others};
-use super::space::{PRESENT, USER, WINDOW, WRITABLE};
+use super::space::{FRAMES, PRESENT, USER, WINDOW, WRITABLE};
 use crate::descriptors::Shared;
 use crate::harness::{Context, Outcome, Test};
 use crate::modes::{self, Level};
@@ -22,6 +22,8 @@ pub const TESTS: &[Test] = tests![
     pages_are_closed_to_other_cpus,
     no_translation_outlives_registration,
     only_the_program_itself_calls,
+    a_return_to_no_address_is_refused,
+    shared_code_is_written_by_no_copy,
     a_pal_without_its_page_is_gone,
     page_tables_come_back_from_a_refused_pal,
 ];
@@ -200,6 +202,58 @@ fn only_the_program_itself_calls(context: &Context) -> Outcome {
     let answer = program.called(&pal, &arguments)?;
     check_eq!(answer, 7, "a call by the program itself");
     program.take_back(&pal)
+}
+
+fn a_return_to_no_address_is_refused(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    let pal = PAL;
+    program.give(&pal)?;
+    let mut words = [5, 0, 0, 0];
+    let arguments = [2, words.as_mut_ptr() as u64];
+    let before = program.before_call(0, &pal, &arguments);
+    // A jump to the entry, with a word on the stack that is no address of 64-bit code.
+    let rsp = before.rsp - 8;
+    write(rsp, 0x1234 << 48);
+    let jump = Frame {
+        rip: pal.entry(),
+        rsp,
+        ..before
+    };
+    expect_gp("such a call", Err::<(), _>(program.resume(&jump)))?;
+    check_eq!(words[0], 5, "the buffer");
+    check_eq!(program.called(&pal, &arguments)?, 7, "the next call");
+    program.take_back(&pal)
+}
+
+fn shared_code_is_written_by_no_copy(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    const PAGE: u64 = 201;
+    let (page, frame) = (WINDOW + PAGE * 4096, FRAMES + PAGE * 4096);
+    write(frame, 0x600d);
+    let program = Program::usual();
+    let (pal, other) = (PAL, Pal::new(8, code::add));
+    let shared = Section {
+        kind: SectionType::SharedCode,
+        pages: 1,
+        start: page,
+    };
+    let [code, data, stack, param] = pal.sections();
+    pal.fill();
+    let sections = [code, data, stack, param, shared];
+    let registered = program.register_sections(&sections, pal.parameters, pal.entry())?;
+    check_eq!(registered, 0, "REG with shared code");
+    program.give(&other)?;
+    check_eq!(read(frame), 0x600d, "shared code, as the guest reads it");
+    // What another PAL gives back would go there.
+    let trap = program.call(&other, &[2, page]);
+    expect_gp("a pointer to shared code", Err::<(), _>(trap))?;
+    check_eq!(read(frame), 0x600d, "shared code after that");
+    program.take_back(&other)?;
+    program.take_back(&pal)?;
+    write(frame, 0);
+    check_eq!(read(frame), 0, "the page, the guest's own again");
+    Ok(())
 }
 
 fn a_pal_without_its_page_is_gone(context: &Context) -> Outcome {
