@@ -43,9 +43,10 @@ pub const GUEST_DRIVE: &str = "boot_drive=0x81";
 /// Needed by every run: a console on COM1; no MWAIT idling, which the emulator does very slowly;
 /// reboot by the chipset's reset control register, since the emulator's keyboard controller resets
 /// the CPUs without unlocking IA32_FEATURE_CONTROL, and its BIOS faults on that, bare as well;
-/// patience with a PAL that makes the micro-TPM's key, which takes the emulator half a minute.
+/// patience with what keeps interrupts off: a PAL that makes the micro-TPM's key, which takes the
+/// emulator half a minute, and a debugger.
 const GUEST_BASE: &str = "console=ttyS0,115200 idle=halt reboot=pci \
-                          rcupdate.rcu_cpu_stall_timeout=300";
+                          watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=300";
 
 /// What every run of a Debian needs on its kernel's command line.
 ///

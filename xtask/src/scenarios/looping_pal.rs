@@ -55,7 +55,10 @@ pub fn is_killed(workshop: &Workshop) -> Result<()> {
         );
         console.check("./test 9", COMMAND)?;
     }
-    console.check("! dmesg | grep -E 'BUG|Oops|lockup|rcu.*stall'", COMMAND)?;
+    console.check(
+        "! dmesg | grep -E 'BUG|Oops|lockup|detected stall'",
+        COMMAND,
+    )?;
     picture(workshop, &machine)
 }
 
