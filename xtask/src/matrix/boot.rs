@@ -83,6 +83,10 @@ const QUICK: &str = "mitigations=off tsc=reliable cryptomgr.notests=1 \
 const TROUBLE: &str = "BUG:|WARNING:|Oops|panic|soft lockup|hard LOCKUP|detected stall|self-detected|\
                        double fault|blocked for more";
 
+/// What 6.1 says, once, of a #GP in a copy to a program's memory: `attack` has the kernel write to a
+/// lent page, and this is how that is refused. It taints the kernel as a warning, 512.
+const EXPECTED: &str = "WARNING: .* ex_handler_uaccess";
+
 /// The kernel asks the other CPUs for backtraces by NMIs until the loops have ended. There are none
 /// on one CPU; there they come from the debugger alone.
 const SYSRQ: &str =
@@ -245,12 +249,14 @@ impl Guest {
     /// The kernel has no complaint, and its handler saw exactly the NMIs that were injected.
     fn kernel_is_well(&mut self) -> Result<()> {
         let complaints = self.console.check(
-            &format!("dmesg -c | grep -E '{TROUBLE}'; echo complaints=$? taint=$(cat /proc/sys/kernel/tainted)"),
+            &format!("dmesg -c | grep -v '{EXPECTED}' | grep -E '{TROUBLE}'; echo complaints=$? taint=$(cat /proc/sys/kernel/tainted)"),
             COMMAND,
         )?;
         // grep found none.
         ensure!(
-            complaints.contains("complaints=1 taint=0"),
+            ["complaints=1 taint=0\n", "complaints=1 taint=512\n"]
+                .iter()
+                .any(|well| complaints.contains(well)),
             "the kernel complains: {complaints}"
         );
         let seen = self.nmi_row()?;
