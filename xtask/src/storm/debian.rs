@@ -19,8 +19,7 @@ use crate::scenarios::{COMMAND, Plan, Workshop};
 /// One test's programs.
 const TEST: Duration = Duration::from_secs(1200);
 
-/// `/dev/mem` shows the local APIC; and the kernel does not take the time that a debugger holds the
-/// machine for a lockup of its own too soon.
+/// `/dev/mem` shows the local APIC.
 const CMDLINE: &str = "iomem=relaxed";
 
 /// What the kernel says when something is wrong.
