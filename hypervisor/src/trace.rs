@@ -8,6 +8,7 @@ pub use stillpoint_trace::{Event, PalEnd};
 use crate::cpu::{percpu, tsc};
 
 /// Records an event of the CPU that runs this.
+#[inline(always)] // Each caller knows the kind, so that of the encoding little is left.
 pub fn event(event: Event) {
     percpu::this().trace.event(tsc(), event);
 }

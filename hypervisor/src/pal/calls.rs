@@ -270,6 +270,7 @@ pub fn is_return(linear: u64) -> bool {
 }
 
 /// The PAL has returned.
+#[inline(never)] // Large: other exits are not to pay for its frame.
 pub fn returned(vcpu: &mut Vcpu) {
     let at_return = vcpu.registers.gprs;
     let Some(id) = vcpu.pal.take() else { return };

@@ -27,6 +27,7 @@ const FETCH: u64 = 1 << 2;
 
 /// An EPT violation at a page with this tag. `original` is the event that was being
 /// delivered.
+#[inline(never)] // Large: other exits are not to pay for its frame.
 pub fn handle(vcpu: &mut Vcpu, gpa: Gpa, tag: u8, qualification: u64, original: Option<Event>) {
     let fetch = qualification & FETCH != 0;
     if fetch && original.is_none() && calls::call(vcpu) == Call::Taken {

@@ -20,14 +20,20 @@ pub fn handle(vcpu: &mut Vcpu) {
     if let Some(hook) = stillpoint_abi::TestHook::from_command(command) {
         return crate::test_hooks::handle(vcpu, hook);
     }
-    let Some(call) = Hypercall::from_command(command) else {
-        return answer(vcpu, HypercallResult::Failure);
-    };
+    match Hypercall::from_command(command) {
+        None => answer(vcpu, HypercallResult::Failure),
+        Some(Hypercall::Test) => answer(vcpu, HypercallResult::Success),
+        Some(call) => trustvisor(vcpu, call),
+    }
+}
+
+/// The commands that PALs are made with, and those that they have.
+#[inline(never)] // Large: TEST and the hook are not to pay for its frame.
+fn trustvisor(vcpu: &mut Vcpu, call: Hypercall) {
     let gprs = &vcpu.registers.gprs;
     let width = registration::width(vcpu);
     let arguments = [Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi].map(|r| width.truncate(gprs[r]));
     let result = match call {
-        Hypercall::Test => HypercallResult::Success,
         Hypercall::Register => registration::register(vcpu, arguments),
         Hypercall::Unregister => registration::unregister(vcpu, arguments),
         Hypercall::Share => registration::share(vcpu, arguments),
