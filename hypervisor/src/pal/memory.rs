@@ -6,7 +6,7 @@ use stillpoint_core::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
 use stillpoint_core::paging::{
     Access, AccessKind, AccessMode, PagingRegs, PhysMemError, WalkError, walk,
 };
-use stillpoint_core::pal::{CallerMemory, Rights, VirtualMemory};
+use stillpoint_core::pal::{Rights, VirtualMemory};
 use stillpoint_utpm::BadAddress;
 
 use super::{Pal, forbids_writes};
@@ -14,8 +14,9 @@ use crate::cpu::percpu::PerCpu;
 use crate::memory::guest::{self, GuestView};
 use crate::memory::layout;
 
-/// The memory of a program that calls. Every access demands write permission: a stack
-/// has it, and what a pointer leads to is written in the end.
+/// The memory of a program that calls. Every access demands write permission, as
+/// [`Marshalling::enter`](stillpoint_core::pal::Marshalling::enter) wants it: a stack has
+/// it, and what a pointer leads to is written in the end.
 pub struct CallersMemory<'a> {
     view: GuestView<'a>,
     paging: PagingRegs,
@@ -94,12 +95,6 @@ impl VirtualMemory for CallersMemory<'_> {
 
     fn write(&mut self, gva: u64, from: &[u8]) -> Result<(), WalkError> {
         self.each(gva, from.len(), |gpa, part| guest::write(gpa, &from[part]))
-    }
-}
-
-impl CallerMemory for CallersMemory<'_> {
-    fn read_for_copy_back(&mut self, gva: u64, into: &mut [u8]) -> Result<(), WalkError> {
-        self.read(gva, into)
     }
 }
 

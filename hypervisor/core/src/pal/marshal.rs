@@ -49,16 +49,6 @@ pub trait VirtualMemory {
     fn write(&mut self, gva: u64, from: &[u8]) -> Result<(), Self::Error>;
 }
 
-/// The memory of a PAL's caller.
-pub trait CallerMemory: VirtualMemory {
-    /// Reads what will be written later. It fails where writing would fail now,
-    /// so that the fault comes before the PAL runs, as a rule, and not after.
-    ///
-    /// # Errors
-    /// What `into` holds is undefined then.
-    fn read_for_copy_back(&mut self, gva: u64, into: &mut [u8]) -> Result<(), Self::Error>;
-}
-
 /// Whose memory a copy met a fault in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyError<C, P> {
@@ -148,10 +138,13 @@ impl Marshalling {
     /// caller's changes.
     ///
     /// `gprs` and `rsp` are the caller's at the entry's first instruction.
+    /// Reading from `caller` must fail where writing would fail now: what
+    /// pointers lead to is written later, and so the fault comes before the PAL
+    /// runs, as a rule, and not after.
     ///
     /// # Errors
     /// [`CopyError`]. The PAL's memory may have been written in part.
-    pub fn enter<C: CallerMemory, P: VirtualMemory>(
+    pub fn enter<C: VirtualMemory, P: VirtualMemory>(
         &self,
         gprs: &Gprs,
         rsp: u64,
@@ -203,7 +196,7 @@ impl Marshalling {
     /// # Errors
     /// [`CopyError`]. A part may have been copied; all of it is when this is
     /// repeated, as long as the PAL does not run meanwhile.
-    pub fn leave<C: CallerMemory, P: VirtualMemory>(
+    pub fn leave<C: VirtualMemory, P: VirtualMemory>(
         &self,
         entry: &Entry,
         caller: &mut C,
@@ -346,7 +339,7 @@ impl AreaWriter {
     }
 
     /// Adds data of the caller's.
-    fn copy<C: CallerMemory, P: VirtualMemory>(
+    fn copy<C: VirtualMemory, P: VirtualMemory>(
         &mut self,
         from: u64,
         bytes: u64,
@@ -362,7 +355,7 @@ impl AreaWriter {
             let take = (bytes - done).min(room) as usize;
             let into = &mut self.piece[self.len..self.len + take];
             caller
-                .read_for_copy_back(from.wrapping_add(done), into)
+                .read(from.wrapping_add(done), into)
                 .map_err(CopyError::Caller)?;
             self.len += take;
             done += take as u64;

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use std::vec;
 use stillpoint_abi::pal::{Parameter, ParameterType, Section, SectionType};
 
-/// Regions of bytes, some of which may be missing. One byte may be read-only.
+/// Regions of bytes, some of which may be missing. One byte may be read-only; as in
+/// any caller's memory, it is not read either.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Bytes {
     regions: Vec<(u64, Vec<Option<u8>>)>,
@@ -52,6 +53,9 @@ impl VirtualMemory for Bytes {
 
     fn read(&mut self, gva: u64, into: &mut [u8]) -> Result<(), Missing> {
         for (at, byte) in (gva..).zip(into) {
+            if self.read_only == Some(at) {
+                return Err(Missing(at));
+            }
             *byte = self.at(at).copied().flatten().ok_or(Missing(at))?;
         }
         Ok(())
@@ -66,16 +70,6 @@ impl VirtualMemory for Bytes {
             *place.ok_or(Missing(at))? = byte;
         }
         Ok(())
-    }
-}
-
-impl CallerMemory for Bytes {
-    fn read_for_copy_back(&mut self, gva: u64, into: &mut [u8]) -> Result<(), Missing> {
-        self.read(gva, into)?;
-        match self.read_only {
-            Some(at) if gva <= at && at - gva < into.len() as u64 => Err(Missing(at)),
-            _ => Ok(()),
-        }
     }
 }
 
