@@ -26,7 +26,7 @@ pub use marshal::{CopyError, Entry, Marshalling, VirtualMemory, registers_after}
 pub use refusal::{Refusal, Structure};
 pub use request::{MAX_PAGES, Request, find_page};
 pub use share::read_share;
-pub use tables::{MAX_TABLES, OutOfTables, PalTables, tables_needed};
+pub use tables::{OutOfTables, PalTables};
 
 use crate::paging::PagingRegs;
 use stillpoint_abi::pal::{SectionType, Width};

@@ -62,38 +62,13 @@ const fn shifts(mode: PagingMode) -> &'static [u32] {
     }
 }
 
-/// How many tables [`PalTables::build`] allocates for pages at these
-/// addresses. Addresses may come in any order; runs of them are counted fast.
-pub fn tables_needed(mode: PagingMode, gvas: impl Iterator<Item = u64> + Clone) -> usize {
-    let upper = shifts(mode)
-        .split_last()
-        .map_or(&[][..], |(_, upper)| upper);
-    let below_root: usize = upper
-        .iter()
-        .map(|shift| count_distinct(gvas.clone().map(|gva| gva >> shift)))
-        .sum();
-    1 + below_root
-}
-
-fn count_distinct(values: impl Iterator<Item = u64> + Clone) -> usize {
-    let mut count = 0;
-    let mut previous = None;
-    for (n, value) in values.clone().enumerate() {
-        if previous != Some(value) {
-            previous = Some(value);
-            count += usize::from(!values.clone().take(n).any(|earlier| earlier == value));
-        }
-    }
-    count
-}
-
 impl PalTables {
     /// Builds tables that map these pages: the address, the frame, the rights.
     /// `nx` is IA32_EFER.NXE.
     ///
     /// # Errors
     /// [`OutOfTables`]. What was allocated stays so, and it is for the caller to
-    /// know it; who asks [`tables_needed`] first does not come here.
+    /// know it.
     pub fn build(
         tables: &mut impl TableMemory,
         mode: PagingMode,

@@ -5,7 +5,9 @@ extern crate std;
 use super::*;
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::paging::{Access, AccessKind, AccessMode, load_pdptes, walk};
+use crate::pal::tables::MAX_TABLES;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::vec;
 
 type Pages = BTreeMap<u64, (Gpa, Rights)>;
@@ -43,6 +45,23 @@ fn triples(pages: &Pages) -> impl Iterator<Item = (u64, Gpa, Rights)> + Clone + 
     pages
         .iter()
         .map(|(&gva, &(gpa, rights))| (gva, gpa, rights))
+}
+
+/// How many tables pages at these addresses take: the root, and below it one for each
+/// stretch of memory that a table of its level spans.
+fn tables_needed(mode: PagingMode, gvas: impl Iterator<Item = u64> + Clone) -> usize {
+    let spans: &[u32] = match mode {
+        PagingMode::Off => &[],
+        PagingMode::Bits32 => &[22],
+        PagingMode::Pae => &[30, 21],
+        PagingMode::Level4 => &[39, 30, 21],
+        PagingMode::Level5 => &[48, 39, 30, 21],
+    };
+    let stretches = |span| gvas.clone().map(move |gva| gva >> span);
+    let below_root = spans
+        .iter()
+        .map(|span| stretches(span).collect::<BTreeSet<_>>().len());
+    1 + below_root.sum::<usize>()
 }
 
 /// Every entry that isn't zero, with whether it is in the root.
