@@ -5,7 +5,9 @@
 //! They change entries that other CPUs may be using; each entry is replaced by
 //! one that is right by itself, and the caller sees to INVEPT.
 
-use super::{Entry, EptError, Leaf, Level, Page, Permissions, TableMemory, lookup};
+use super::{
+    Entry, EptError, Leaf, Level, Page, Permissions, TableMemory, lookup, page_table, table_of,
+};
 use crate::addr::{Gpa, Hpa, PageSize, PhysRange};
 use crate::mtrr::{MemoryType, Mtrrs};
 
@@ -215,21 +217,8 @@ impl IdentityMap {
         if PhysRange::from_len(start, Level::Pd.span()).overlaps(self.hole) {
             return None;
         }
-        let (mut directory, mut level) = (self.root, Level::Pml4);
-        while level != Level::Pd {
-            let entry = Entry(memory.read(directory, level.index(gpa)));
-            if !entry.is_used() || entry.is_leaf(level) {
-                return None;
-            }
-            directory = entry.address();
-            level = level.below()?;
-        }
-        let index = Level::Pd.index(gpa);
-        let entry = Entry(memory.read(directory, index));
-        if !entry.is_used() || entry.is_leaf(Level::Pd) {
-            return None;
-        }
-        let table = entry.address();
+        let directory = table_of(memory, self.root, Level::Pd, gpa)?;
+        let table = page_table(memory, self.root, gpa)?;
         let memory_type = Entry(memory.read(table, 0)).memory_type();
         let own =
             |level, start| Entry::page(level, Hpa::new(start), Permissions::all(), memory_type);
@@ -240,7 +229,7 @@ impl IdentityMap {
         if !all_own {
             return None;
         }
-        memory.write(directory, index, own(Level::Pd, start).0);
+        memory.write(directory, Level::Pd.index(gpa), own(Level::Pd, start).0);
         self.tables -= 1;
         self.share_at(memory, gpa);
         Some(table)

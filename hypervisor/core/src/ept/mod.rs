@@ -134,13 +134,19 @@ pub fn lookup(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> Option<Leaf> {
 /// The page table that has an entry for an address; `None` where a larger page is mapped,
 /// or nothing. It stays where it is until [`IdentityMap::join`].
 pub fn page_table(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> Option<Hpa> {
-    let mut table = root;
-    for level in [Level::Pml4, Level::Pdpt, Level::Pd] {
-        let entry = Entry(memory.read(table, level.index(gpa)));
-        if !entry.is_used() || entry.is_leaf(level) {
+    table_of(memory, root, Level::Pt, gpa)
+}
+
+/// The table of this level that has an entry for an address.
+fn table_of(memory: &impl TableMemory, root: Hpa, level: Level, gpa: Gpa) -> Option<Hpa> {
+    let (mut table, mut above) = (root, Level::Pml4);
+    while above != level {
+        let entry = Entry(memory.read(table, above.index(gpa)));
+        if !entry.is_used() || entry.is_leaf(above) {
             return None;
         }
         table = entry.address();
+        above = above.below()?;
     }
     Some(table)
 }

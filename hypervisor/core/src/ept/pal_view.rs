@@ -1,7 +1,7 @@
 //! A PAL's view of physical memory: its own pages, each at its own address, and nothing
 //! else. Made when a PAL is registered; pages shared with it come and go later.
 
-use super::{Entry, EptError, Level, Permissions, TableMemory, eptp, lookup};
+use super::{Entry, EptError, Level, Permissions, TableMemory, eptp, lookup, page_table};
 use crate::addr::{Gpa, Hpa};
 use crate::mtrr::MemoryType;
 
@@ -67,15 +67,8 @@ impl PalView {
 
     /// Takes a page out of the view, if it is there.
     pub fn unmap(&self, memory: &mut impl TableMemory, gpa: Gpa) {
-        let (mut table, mut level) = (self.root, Level::Pml4);
-        while let Some(below) = level.below() {
-            let entry = Entry(memory.read(table, level.index(gpa)));
-            if !entry.is_used() {
-                return;
-            }
-            table = entry.address();
-            level = below;
+        if let Some(table) = page_table(memory, self.root, gpa) {
+            memory.write(table, Level::Pt.index(gpa), 0);
         }
-        memory.write(table, Level::Pt.index(gpa), 0);
     }
 }
