@@ -23,7 +23,7 @@ pub const MAX_PAGES: u64 = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Its sections: whole pages at addresses that the caller can form, none of
-    /// them page 0, no two overlapping, a stack among them.
+    /// them page 0, no two overlapping, a stack among them, at most [`MAX_PAGES`].
     pub sections: Vec<Section, MAX_SECTIONS>,
     /// Its parameters. They fit the first section for parameters.
     pub parameters: Vec<Parameter, MAX_PARAMETERS>,
@@ -59,11 +59,6 @@ impl Request {
         request.check_entry()?;
         Marshalling::new(&request)?;
         Ok(request)
-    }
-
-    /// How many pages the sections have together; at most [`MAX_PAGES`].
-    pub fn page_count(&self) -> u64 {
-        page_count(&self.sections)
     }
 
     /// The address of every page and what it is for, section by section.
@@ -179,7 +174,11 @@ pub(super) fn check_sections(
             }
         }
     }
-    match page_count(sections) {
+    match sections
+        .iter()
+        .map(|section| u64::from(section.pages))
+        .sum()
+    {
         0..=MAX_PAGES => Ok(()),
         count => Err(Refusal::TooManyPages(count)),
     }
@@ -207,13 +206,6 @@ fn check_section(caller: &Caller, n: u8, section: &Section) -> Result<(), Refusa
     } else {
         Err(Refusal::SectionRange(n))
     }
-}
-
-fn page_count(sections: &[Section]) -> u64 {
-    sections
-        .iter()
-        .map(|section| u64::from(section.pages))
-        .sum()
 }
 
 /// The frame of a page for a section of this kind. The caller itself must be
