@@ -1,7 +1,7 @@
 //! Builds the C side of `pal-demo`, in both widths: the library `libtrustvisor.a`, the PAL code,
 //! and the programs made with both. Used by `compile`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -35,14 +35,22 @@ pub const PAL_FLAGS: [&str; 8] = [
     "-mgeneral-regs-only",
 ];
 
-/// Builds everything of `width`: the programs' paths. The library lies beside them.
+/// Builds everything of `width`: the programs' paths. The library lies beside them. Several xtasks
+/// may come here at once: the lock lets one build, and what it replaces is whole at any time.
 pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
-    let (flag, folder) = match width {
+    let (flag, name) = match width {
         Width::Bits32 => ("-m32", "32"),
         Width::Bits64 => ("-m64", "64"),
     };
     let sources = paths::root().join("pal-demo/c");
-    let into = paths::target().join("guest-c").join(folder);
+    let folder = paths::target().join("guest-c").join(name);
+    fs::create_dir_all(&folder)?;
+    let lock = File::create(folder.with_extension("lock"))?;
+    lock.lock()?;
+    let into = folder.with_extension("unfinished");
+    if into.exists() {
+        fs::remove_dir_all(&into)?;
+    }
     fs::create_dir_all(&into)?;
     let object = |source: &Path, more: &[&str]| -> Result<PathBuf> {
         let object = into.join(source.file_stem().unwrap_or_default());
@@ -57,8 +65,6 @@ pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
     };
     let archive = |name: &str, folder: &str, more: &[&str]| -> Result<PathBuf> {
         let archive = into.join(name);
-        // `ar` adds to what is there.
-        let _ = fs::remove_file(&archive);
         let objects = c_files(&sources.join(folder))?
             .iter()
             .map(|source| object(source, more))
@@ -73,7 +79,8 @@ pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
 
     let mut programs = Vec::new();
     for source in c_files(&sources)? {
-        let program = into.join(source.file_stem().unwrap_or_default());
+        let name = source.file_stem().unwrap_or_default();
+        let program = into.join(name);
         // A program of several files has the others in a folder of its name.
         let parts = match source.with_extension("") {
             folder if folder.is_dir() => c_files(&folder)?,
@@ -85,7 +92,11 @@ pub fn build(shell: &Shell, width: Width) -> Result<Vec<PathBuf>> {
         )
         .quiet()
         .run()?;
-        programs.push(program);
+        programs.push(folder.join(name));
+    }
+    for built in fs::read_dir(&into)? {
+        let built = built?;
+        fs::rename(built.path(), folder.join(built.file_name()))?;
     }
     Ok(programs)
 }
