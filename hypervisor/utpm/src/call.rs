@@ -44,12 +44,8 @@ pub fn read_pair(
 ) -> Result<[u64; 2], Refusal> {
     Ok(match width {
         Width::Bits32 => {
-            let pair: [u8; 8] = read(memory, gva)?;
-            let [a, b, c, d, e, f, g, h] = pair;
-            [
-                u32::from_le_bytes([a, b, c, d]).into(),
-                u32::from_le_bytes([e, f, g, h]).into(),
-            ]
+            let pair = u64::from_le_bytes(read(memory, gva)?);
+            [pair as u32 as u64, pair >> 32]
         }
         Width::Bits64 => {
             let pair = u128::from_le_bytes(read(memory, gva)?);
