@@ -10,23 +10,21 @@ use subtle::ConstantTimeEq;
 
 use crate::error::Refusal;
 use crate::pcr::{DIGEST_SIZE, Digest, Pcrs};
-use crate::sealing::{BLOCK, Blob, MAX_SEALED_DATA, SealingKeys, append_data, read_data};
+use crate::sealing::{BLOCK, Blob, SealingKeys, append_data, read_data};
 
 /// Bytes of the confounder.
 pub const CONFOUNDER: usize = 20;
 
 const ZERO_IV: [u8; BLOCK] = [0; BLOCK];
 
-/// Seals `data` for the PAL whose PCR 0 is `pcr0`. Refused if there is too much.
+/// Seals `data`, at most [`MAX_SEALED_DATA`](crate::MAX_SEALED_DATA), for the PAL
+/// whose PCR 0 is `pcr0`.
 pub fn seal(
     keys: &SealingKeys,
     confounder: &[u8; CONFOUNDER],
     pcr0: &Digest,
     data: &[u8],
 ) -> Result<Blob, Refusal> {
-    if data.len() > MAX_SEALED_DATA {
-        return Err(Refusal::BadArgument);
-    }
     build(keys, confounder, pcr0, data).ok_or(Refusal::Broken)
 }
 

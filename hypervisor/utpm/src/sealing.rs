@@ -108,8 +108,8 @@ impl SealingKeys {
         cbc::Decryptor::<Aes128>::new(&self.aes.into(), &iv.into()).decrypt_blocks(blocks);
     }
 
-    /// Seals `data` with an initialization vector that is used once. Refused if
-    /// there is too much data.
+    /// Seals `data`, at most [`MAX_SEALED_DATA`], with an initialization vector
+    /// that is used once.
     pub fn seal(
         &self,
         iv: [u8; BLOCK],
@@ -117,9 +117,6 @@ impl SealingKeys {
         pcrs: &Pcrs,
         data: &[u8],
     ) -> Result<Blob, Refusal> {
-        if data.len() > MAX_SEALED_DATA {
-            return Err(Refusal::BadArgument);
-        }
         self.build(iv, info, pcrs, data).ok_or(Refusal::Broken)
     }
 
