@@ -8,7 +8,7 @@ use stillpoint_abi::pal::{Section, SectionType, Width};
 use super::code;
 use super::image::{PARTS, Pal, Part, read, write};
 use super::program::{Program, others};
-use super::space::{FRAMES, PRESENT, USER, WINDOW, WRITABLE};
+use super::space::{ALL, FRAMES, WINDOW};
 use crate::descriptors::Shared;
 use crate::harness::{Context, Outcome, Test};
 use crate::modes::{self, Level};
@@ -291,8 +291,7 @@ fn page_tables_come_back_from_a_refused_pal(context: &Context) -> Outcome {
     PAL.fill();
     // A page of the window that another table has, to show the table.
     let (shown, table) = (600, program.space.table_of(PAL.page));
-    let flags = PRESENT | WRITABLE | USER;
-    program.space.map(shown, table, flags);
+    program.space.map(shown, table, ALL);
     let [code, data, stack, _] = PAL.sections();
     let [.., lent] = other.sections();
     let data = Section {

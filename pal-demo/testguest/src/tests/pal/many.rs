@@ -5,7 +5,7 @@ use stillpoint_abi::pal::{Section, SectionType};
 use super::code;
 use super::image::{INTEGER_AND_POINTER, Pal, Part, read, write};
 use super::program::Program;
-use super::space::{PRESENT, USER, WINDOW, WRITABLE};
+use super::space::{ALL, WINDOW};
 use crate::harness::{Context, Failure, Outcome, Test};
 use crate::{check, check_eq, println, tests};
 
@@ -70,9 +70,7 @@ fn scattered(program: &Program, n: u64) -> (Pal, [Section; 4]) {
     let data = 256 + n * SCATTERED;
     for page in 0..SCATTERED {
         let frame = FIRST + page * APART + n * 4096;
-        program
-            .space
-            .map(data + page, frame, PRESENT | WRITABLE | USER);
+        program.space.map(data + page, frame, ALL);
         write(frame, frame);
     }
     let sections = pal.sections().map(|section| match section.kind {

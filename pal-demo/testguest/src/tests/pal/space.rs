@@ -24,12 +24,12 @@ const TABLES_EACH: u64 = 10;
 
 /// Page-table entries: present, writable, user.
 pub const PRESENT: u64 = 1;
-/// See [`PRESENT`].
-pub const WRITABLE: u64 = 2;
+const WRITABLE: u64 = 2;
 /// See [`PRESENT`].
 pub const USER: u64 = 4;
 const LARGE: u64 = 1 << 7;
-const ALL: u64 = PRESENT | WRITABLE | USER;
+/// What the program may use in every way.
+pub const ALL: u64 = PRESENT | WRITABLE | USER;
 
 /// Where the PDPT of PAE paging begins in its page: CR3's bits 11:5 count.
 const PDPT_OFFSET: u64 = 0xa60;
