@@ -126,24 +126,22 @@ impl Pal {
 
     /// A page that was given back is zero where the PAL could write; code is as it was.
     pub fn check_given_back(&self) -> Outcome {
-        for part in PARTS {
-            for index in 0..512 {
-                let expected = match part {
-                    Part::Code => self.expected(part, index),
-                    _ => 0,
-                };
-                check_eq!(self.word(part, index), expected, "{part:?} word {index}");
-            }
-        }
-        Ok(())
+        self.check_contents(|part, index| match part {
+            Part::Code => self.expected(part, index),
+            _ => 0,
+        })
     }
 
     /// The pages are as [`fill`](Self::fill) left them.
     pub fn check_untouched(&self) -> Outcome {
+        self.check_contents(|part, index| self.expected(part, index))
+    }
+
+    fn check_contents(&self, expected: impl Fn(Part, u64) -> u64) -> Outcome {
         for part in PARTS {
             for index in 0..512 {
-                let expected = self.expected(part, index);
-                check_eq!(self.word(part, index), expected, "{part:?} word {index}");
+                let (word, expected) = (self.word(part, index), expected(part, index));
+                check_eq!(word, expected, "{part:?} word {index}");
             }
         }
         Ok(())
