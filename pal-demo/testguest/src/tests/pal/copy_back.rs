@@ -29,6 +29,11 @@ const WRITE_ERROR: u64 = 2;
 /// Error code: at CPL 3.
 const USER_ERROR: u64 = 4;
 
+/// What the entry of a page that cannot be written has, and the error code of a write.
+const ABSENT: (u64, u64) = (0, USER_ERROR | WRITE_ERROR);
+/// See [`ABSENT`].
+const READ_ONLY: (u64, u64) = (PRESENT | USER, PRESENT_ERROR | USER_ERROR | WRITE_ERROR);
+
 /// Rounds of the PAL that runs while the page goes; and after how many ticks it goes.
 const ROUNDS: u64 = 150_000;
 const AFTER: u64 = 60_000;
@@ -46,10 +51,7 @@ fn a_buffer_that_is_absent_at_the_call(context: &Context) -> Outcome {
     let program = Program::usual();
     let pal = Pal::new(4, code::add);
     program.give(&pal)?;
-    for (flags, error) in [
-        (0, USER_ERROR | WRITE_ERROR),
-        (PRESENT | USER, PRESENT_ERROR | USER_ERROR | WRITE_ERROR),
-    ] {
+    for (flags, error) in [ABSENT, READ_ONLY] {
         write(FRAME, 9);
         program.space.map(PAGE, FRAME, flags);
         let trap = program.call(&pal, &[4, BUFFER]);
@@ -79,10 +81,7 @@ fn a_buffer_that_goes_during_the_call(context: &Context) -> Outcome {
     let program = Program::usual();
     let pal = Pal::new(4, code::spin);
     program.give(&pal)?;
-    for (flags, error) in [
-        (0, USER_ERROR | WRITE_ERROR),
-        (PRESENT | USER, PRESENT_ERROR | USER_ERROR | WRITE_ERROR),
-    ] {
+    for (flags, error) in [ABSENT, READ_ONLY] {
         let trap = call_and_change(&program, &pal, flags)?;
         check_fault(&trap, &pal, error)?;
         check_eq!(read(FRAME), 0, "the buffer, before the page is back");
@@ -104,8 +103,9 @@ fn a_call_that_never_comes_back_for_its_result(context: &Context) -> Outcome {
     let program = Program::usual();
     let pal = Pal::new(4, code::spin);
     program.give(&pal)?;
-    let trap = call_and_change(&program, &pal, 0)?;
-    check_fault(&trap, &pal, USER_ERROR | WRITE_ERROR)?;
+    let (flags, error) = ABSENT;
+    let trap = call_and_change(&program, &pal, flags)?;
+    check_fault(&trap, &pal, error)?;
     program.space.restore(PAGE);
     // UNREG of a PAL that has something to give back: its result is lost.
     program.take_back(&pal)?;
