@@ -4,7 +4,7 @@ use stillpoint_abi::detect::TRUSTVISOR_PRESENT;
 use stillpoint_abi::pal::{Parameter, Width};
 
 use super::code;
-use super::image::{Pal, Part, integer, pointer};
+use super::image::{PARTS, Pal, integer, pointer};
 use super::program::Program;
 use super::space::{Kind, Space};
 use crate::harness::{Context, Outcome, Test};
@@ -87,7 +87,7 @@ fn check_caller(space: Space, width: Width) -> Outcome {
 fn check_arguments(program: &Program, pal: &Pal) -> Outcome {
     let width = program.width;
     program.give(pal)?;
-    for part in [Part::Code, Part::Data, Part::Stack, Part::Param] {
+    for part in PARTS {
         check_eq!(pal.word(part, 3), u64::MAX, "{part:?} while it is lent");
     }
     let mut first = Words::new(width, [2, 0x77, 0x88, 0x99]);

@@ -33,7 +33,6 @@ fn sixty_four_pals_at_once(context: &Context) -> Outcome {
     one_more.fill();
     check_eq!(program.register(&one_more)?, 1, "REG of one more");
     one_more.check_untouched()?;
-    one_more.fill();
     let mut words = [0_u64; 4];
     let pointer = words.as_mut_ptr() as u64;
     for round in 0..2 {

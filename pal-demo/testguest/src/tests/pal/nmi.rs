@@ -167,8 +167,7 @@ fn nmis_amid_calls_are_exact(context: &Context) -> Outcome {
         smp::give(1, send_acknowledged);
         let mut words = [0_u64; 4];
         let pointer = words.as_mut_ptr() as u64;
-        let busy = || !smp::is_done(1);
-        while busy() {
+        while !smp::is_done(1) {
             let answer = program.called(&pal, &[1, pointer])?;
             check_eq!(answer, calls + 1, "answer {calls}");
             calls += 1;
