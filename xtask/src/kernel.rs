@@ -1,4 +1,5 @@
-//! Debian's kernels, untouched, out of their packages. Used by `image` and `vmlinux`.
+//! Debian's kernels, untouched, out of their packages, and what they say when something is wrong. Used by
+//! `image` and `vmlinux`; the words by the scenarios, `storm` and `matrix`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -89,6 +90,14 @@ pub enum Kernel {
     #[value(skip)]
     Pae12,
 }
+
+/// What a kernel's log has when something is wrong with the kernel, for `grep -E`.
+pub const TROUBLE: &str = "BUG:|kernel BUG|WARNING:|Oops|panic|soft lockup|hard LOCKUP|detected stall|\
+                           self-detected|double fault|blocked for more";
+
+/// What 6.1 says, once, of a #GP in a copy to a program's memory: `attack` has the kernel write to a
+/// lent page, and this is how that is refused. It taints the kernel as a warning, 512.
+pub const REFUSED_WRITE: &str = "WARNING: .* ex_handler_uaccess";
 
 /// Modules worth having in the initramfs.
 const MODULES: [&str; 2] = ["msr.ko", "cpuid.ko"];

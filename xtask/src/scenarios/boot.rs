@@ -10,7 +10,7 @@ use crate::compile::Flavour;
 use crate::console::Console;
 use crate::emulator::Hardware;
 use crate::image::Guest;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, TROUBLE};
 use crate::machine::{GuestDisk, Machine};
 
 /// Debian on `cpus` CPUs: all are there, all make hypercalls, and the machine powers off.
@@ -72,10 +72,7 @@ pub fn thirty_two_bit(workshop: &Workshop) -> Result<()> {
     )?;
     hypercalls_on_each_cpu(&mut console, "test", 2)?;
     // Prints what it finds, and then fails.
-    console.check(
-        "! dmesg | grep -E 'BUG:|Oops|WARNING:|panic|Trace:'",
-        COMMAND,
-    )?;
+    console.check(&format!("! dmesg | grep -E '{TROUBLE}|Trace:'"), COMMAND)?;
     console.send("poweroff -f\n")?;
     machine.emulator.wait(Duration::from_secs(120))
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{COMMAND, Plan, Workshop};
 use crate::console::Console;
 use crate::gdb::Gdb;
+use crate::kernel::TROUBLE;
 use crate::machine::Machine;
 
 /// A program that calls a PAL which loops for ever, and how `monitor pal` shows its code.
@@ -55,10 +56,7 @@ pub fn is_killed(workshop: &Workshop) -> Result<()> {
         );
         console.check("./test 9", COMMAND)?;
     }
-    console.check(
-        "! dmesg | grep -E 'BUG|Oops|lockup|detected stall'",
-        COMMAND,
-    )?;
+    console.check(&format!("! dmesg | grep -E '{TROUBLE}'"), COMMAND)?;
     picture(workshop, &machine)
 }
 

@@ -12,7 +12,7 @@ use super::tally::{Nmis, Tally};
 use crate::console::Console;
 use crate::gdb::Gdb;
 use crate::image::Guest;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, TROUBLE};
 use crate::machine::{GuestDisk, Machine};
 use crate::scenarios::{COMMAND, Plan, Workshop};
 
@@ -22,9 +22,8 @@ const TEST: Duration = Duration::from_secs(1200);
 /// `/dev/mem` shows the local APIC.
 const CMDLINE: &str = "iomem=relaxed";
 
-/// What the kernel says when something is wrong.
-const TROUBLE: &str = "BUG:|WARNING:|Oops|panic|soft lockup|hard LOCKUP|detected stall|self-detected|\
-                       general protection|unable to handle|double fault|blocked for more|segfault|invalid opcode";
+/// What the kernel says when something is wrong with a program.
+const FAULTS: &str = "general protection|unable to handle|segfault|invalid opcode";
 
 /// The machine under test.
 struct Debian<'a> {
@@ -207,7 +206,7 @@ impl Debian<'_> {
             tally.count("runs of test", runs);
         }
         let complaints = self.console.check(
-            &format!("dmesg -c | grep -E '{TROUBLE}'; echo complaints=$?"),
+            &format!("dmesg -c | grep -E '{TROUBLE}|{FAULTS}'; echo complaints=$?"),
             COMMAND,
         )?;
         // grep found none.
