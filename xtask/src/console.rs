@@ -1,9 +1,9 @@
 //! The guest's console as a script sees it: wait for a line, send a command, get its output
-//! and exit status. Used by the scenarios, `demo`, and `run --sh`.
+//! and exit status. Used by the scenarios, `demo`, `storm`, `matrix`, and `run --sh`.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use regex::Regex;
 
 use crate::serial::Line;
@@ -122,6 +122,19 @@ impl Console {
             );
         }
         Ok(output.text)
+    }
+
+    /// How many NMIs the guest's kernel has handled, by CPU.
+    pub fn nmis(&mut self, timeout: Duration) -> Result<Vec<u64>> {
+        let row = self.check("grep NMI: /proc/interrupts", timeout)?;
+        // The kernel's own words on an NMI may stand around it.
+        Ok(row
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("NMI:"))
+            .context("no row of NMIs")?
+            .split_whitespace()
+            .map_while(|word| word.parse().ok())
+            .collect())
     }
 }
 

@@ -248,30 +248,12 @@ impl Guest {
                 .any(|well| complaints.contains(well)),
             "the kernel complains: {complaints}"
         );
-        let seen = self.nmi_row()?;
-        let ledgers = debugger::ledger(self.debug_port)?;
-        let injected: Vec<u64> = ledgers.iter().map(|ledger| ledger.injected).collect();
-        ensure!(
-            seen == injected,
-            "the kernel saw {seen:?} NMIs on its CPUs, {injected:?} were injected"
-        );
+        debugger::ensure_all_seen(&mut self.console, self.debug_port)?;
         Ok(())
     }
 
     fn nmis(&mut self) -> Result<u64> {
-        Ok(self.nmi_row()?.iter().sum())
-    }
-
-    /// NMIs that the kernel's handler saw, by CPU.
-    fn nmi_row(&mut self) -> Result<Vec<u64>> {
-        let row = self.console.check("grep NMI: /proc/interrupts", COMMAND)?;
-        Ok(row
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("NMI:"))
-            .context("no row of NMIs")?
-            .split_whitespace()
-            .map_while(|word| word.parse().ok())
-            .collect())
+        Ok(self.console.nmis(COMMAND)?.iter().sum())
     }
 }
 

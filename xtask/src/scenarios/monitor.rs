@@ -99,25 +99,14 @@ pub fn every_command(workshop: &Workshop) -> Result<()> {
 
     // An NMI that is owed to the guest arrives there: Linux counts it.
     gdb.expect("detach", "detached")?;
-    let before = nmis(&console.check("grep NMI: /proc/interrupts", COMMAND)?);
+    let before = console.nmis(COMMAND)?;
     let mut gdb = workshop.attach(&machine)?;
     gdb.command("monitor nmi 1")?;
     gdb.expect("detach", "detached")?;
-    let after = nmis(&console.check("grep NMI: /proc/interrupts", COMMAND)?);
+    let after = console.nmis(COMMAND)?;
     ensure!(
         after.first() == before.first() && after.get(1) == before.get(1).map(|n| n + 1).as_ref(),
         "NMIs before {before:?}, after {after:?}"
     );
     Ok(())
-}
-
-/// The counts of the NMI line of /proc/interrupts, one for each CPU. The kernel's own words on the
-/// NMI may stand around it.
-fn nmis(output: &str) -> Vec<u64> {
-    let line = output.lines().find(|line| line.starts_with("NMI:"));
-    line.unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .map_while(|word| word.parse().ok())
-        .collect()
 }

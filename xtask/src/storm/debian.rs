@@ -222,20 +222,8 @@ impl Debian<'_> {
             "the kernel is tainted: {tainted}"
         );
 
-        let row = self.console.check("grep NMI: /proc/interrupts", COMMAND)?;
-        let seen: Vec<u64> = row
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("NMI:"))
-            .context("no row of NMIs")?
-            .split_whitespace()
-            .map_while(|word| word.parse().ok())
-            .collect();
-        let ledgers = self.ledgers()?;
-        let injected: Vec<u64> = ledgers.iter().map(|ledger| ledger.injected).collect();
-        ensure!(
-            seen == injected,
-            "the kernel saw {seen:?} NMIs on its CPUs, {injected:?} were injected"
-        );
+        let port = self.machine.debug.port();
+        let ledgers = debugger::ensure_all_seen(&mut self.console, port)?;
         ensure!(
             ledgers.iter().all(|ledger| ledger.owed == 0),
             "NMIs are owed to an idle guest: {ledgers:?}"

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use fastrand::Rng;
 
 use super::tally::Tally;
+use crate::console::Console;
 use crate::rsp::RawClient;
+use crate::scenarios::COMMAND;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -164,6 +166,18 @@ pub fn ledger(port: u16) -> Result<Vec<Ledger>> {
     let table = balanced(&mut client)?;
     detach(&mut client)?;
     rows(&table)
+}
+
+/// The guest's kernel has handled exactly the NMIs that were given to it, on each CPU. Returns the ledger.
+pub fn ensure_all_seen(console: &mut Console, port: u16) -> Result<Vec<Ledger>> {
+    let seen = console.nmis(COMMAND)?;
+    let ledgers = ledger(port)?;
+    let injected: Vec<u64> = ledgers.iter().map(|ledger| ledger.injected).collect();
+    ensure!(
+        seen == injected,
+        "the kernel saw {seen:?} NMIs on its CPUs, {injected:?} were injected"
+    );
+    Ok(ledgers)
 }
 
 fn rows(table: &str) -> Result<Vec<Ledger>> {
