@@ -42,9 +42,8 @@ mod tpm;
 extern crate std;
 
 pub use call::{BadAddress, CallerMemory};
-pub use drbg::CtrDrbg;
 pub use entropy::{Checked, Entropy, EntropyFailure};
 pub use measurement::SectionMeasurement;
-pub use pcr::{DIGEST_SIZE, Digest, PCR_COUNT, Pcrs};
+pub use pcr::{Digest, Pcrs};
 pub use sealing::MAX_SEALED_DATA;
-pub use tpm::{MAX_RANDOM, NVRAM_SIZE, Outcome, Tpm};
+pub use tpm::{Outcome, Tpm};
