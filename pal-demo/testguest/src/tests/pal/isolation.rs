@@ -10,7 +10,7 @@ use super::image::{PARTS, Pal, Part, read, write};
 use super::program::{Program, others};
 use super::space::{ALL, FRAMES, WINDOW};
 use crate::descriptors::Shared;
-use crate::harness::{Context, Outcome, Test};
+use crate::harness::{Context, Failure, Outcome, Test};
 use crate::modes::{self, Level};
 use crate::tests::expect_gp;
 use crate::trap::{Frame, Trap, catch};
@@ -30,6 +30,22 @@ pub const TESTS: &[Test] = tests![
 
 /// The PAL of these tests, which other CPUs know too.
 const PAL: Pal = Pal::new(4, code::add);
+
+/// The usual program, which has given [`PAL`] its pages.
+fn with_pal(context: &Context) -> Result<Program, Failure> {
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    program.give(&PAL)?;
+    Ok(program)
+}
+
+/// Calls [`PAL`], which must answer.
+fn check_answer(program: &Program, what: &str) -> Outcome {
+    let mut words = [5, 0, 0, 0];
+    let answer = program.called(&PAL, &[2, words.as_mut_ptr() as u64])?;
+    check_eq!(answer, 7, "{what}");
+    Ok(())
+}
 
 /// Calls an address in ring 0.
 fn call(address: u64) -> Result<(), Trap> {
@@ -73,17 +89,12 @@ fn check_open(pal: &Pal) -> Outcome {
 }
 
 fn pages_are_closed_to_ring_0(context: &Context) -> Outcome {
-    context.require_stillpoint()?;
-    let program = Program::usual();
-    let pal = PAL;
-    program.give(&pal)?;
-    check_closed(&pal)?;
-    let mut words = [5, 0, 0, 0];
-    let answer = program.called(&pal, &[2, words.as_mut_ptr() as u64])?;
-    check_eq!(answer, 7, "a call after that");
-    check_closed(&pal)?;
-    program.take_back(&pal)?;
-    check_open(&pal)
+    let program = with_pal(context)?;
+    check_closed(&PAL)?;
+    check_answer(&program, "a call after that")?;
+    check_closed(&PAL)?;
+    program.take_back(&PAL)?;
+    check_open(&PAL)
 }
 
 static OUTCOME: Shared<Option<Outcome>> = Shared::new(None);
@@ -164,18 +175,15 @@ fn no_translation_outlives_registration(context: &Context) -> Outcome {
 }
 
 fn only_the_program_itself_calls(context: &Context) -> Outcome {
-    context.require_stillpoint()?;
-    let program = Program::usual();
-    let pal = PAL;
-    program.give(&pal)?;
+    let program = with_pal(context)?;
     let mut words = [5, 0, 0, 0];
     let arguments = [2, words.as_mut_ptr() as u64];
-    let entry = pal.entry();
+    let entry = PAL.entry();
 
     let from_ring_0 = program.space.with(|| call(entry));
     expect_gp("a call from ring 0", from_ring_0)?;
 
-    let before = program.before_call(0, &pal, &arguments);
+    let before = program.before_call(0, &PAL, &arguments);
     let at_cpl_3 = |program: &Program, frame| Err::<(), _>(program.resume(&frame));
     let beside = Frame {
         rax: entry + 3,
@@ -191,7 +199,7 @@ fn only_the_program_itself_calls(context: &Context) -> Outcome {
     // The page as another program has it, at the same address or at its own.
     let (cs, ss) = Level::User64.selectors();
     let elsewhere = Frame {
-        rax: pal.frame(Part::Code),
+        rax: PAL.frame(Part::Code),
         cs: cs.into(),
         ss: ss.into(),
         ..before
@@ -199,31 +207,26 @@ fn only_the_program_itself_calls(context: &Context) -> Outcome {
     let stranger = Err::<(), _>(modes::resume(&elsewhere));
     expect_gp("a call from another program", stranger)?;
 
-    let answer = program.called(&pal, &arguments)?;
-    check_eq!(answer, 7, "a call by the program itself");
-    program.take_back(&pal)
+    check_answer(&program, "a call by the program itself")?;
+    program.take_back(&PAL)
 }
 
 fn a_return_to_no_address_is_refused(context: &Context) -> Outcome {
-    context.require_stillpoint()?;
-    let program = Program::usual();
-    let pal = PAL;
-    program.give(&pal)?;
+    let program = with_pal(context)?;
     let mut words = [5, 0, 0, 0];
-    let arguments = [2, words.as_mut_ptr() as u64];
-    let before = program.before_call(0, &pal, &arguments);
+    let before = program.before_call(0, &PAL, &[2, words.as_mut_ptr() as u64]);
     // A jump to the entry, with a word on the stack that is no address of 64-bit code.
     let rsp = before.rsp - 8;
     write(rsp, 0x1234 << 48);
     let jump = Frame {
-        rip: pal.entry(),
+        rip: PAL.entry(),
         rsp,
         ..before
     };
     expect_gp("such a call", Err::<(), _>(program.resume(&jump)))?;
     check_eq!(words[0], 5, "the buffer");
-    check_eq!(program.called(&pal, &arguments)?, 7, "the next call");
-    program.take_back(&pal)
+    check_answer(&program, "the next call")?;
+    program.take_back(&PAL)
 }
 
 fn shared_code_is_written_by_no_copy(context: &Context) -> Outcome {
@@ -232,16 +235,16 @@ fn shared_code_is_written_by_no_copy(context: &Context) -> Outcome {
     let (page, frame) = (WINDOW + PAGE * 4096, FRAMES + PAGE * 4096);
     write(frame, 0x600d);
     let program = Program::usual();
-    let (pal, other) = (PAL, Pal::new(8, code::add));
+    let other = Pal::new(8, code::add);
     let shared = Section {
         kind: SectionType::SharedCode,
         pages: 1,
         start: page,
     };
-    let [code, data, stack, param] = pal.sections();
-    pal.fill();
+    let [code, data, stack, param] = PAL.sections();
+    PAL.fill();
     let sections = [code, data, stack, param, shared];
-    let registered = program.register_sections(&sections, pal.parameters, pal.entry())?;
+    let registered = program.register_sections(&sections, PAL.parameters, PAL.entry())?;
     check_eq!(registered, 0, "REG with shared code");
     program.give(&other)?;
     check_eq!(read(frame), 0x600d, "shared code, as the guest reads it");
@@ -250,7 +253,7 @@ fn shared_code_is_written_by_no_copy(context: &Context) -> Outcome {
     expect_gp("a pointer to shared code", Err::<(), _>(trap))?;
     check_eq!(read(frame), 0x600d, "shared code after that");
     program.take_back(&other)?;
-    program.take_back(&pal)?;
+    program.take_back(&PAL)?;
     write(frame, 0);
     check_eq!(read(frame), 0, "the page, the guest's own again");
     Ok(())
@@ -259,24 +262,20 @@ fn shared_code_is_written_by_no_copy(context: &Context) -> Outcome {
 fn a_pal_without_its_page_is_gone(context: &Context) -> Outcome {
     context.require_stillpoint()?;
     let program = Program::usual();
-    let pal = PAL;
     for part in [Part::Data, Part::Stack, Part::Param] {
-        program.give(&pal)?;
-        let page = pal.page + part as u64;
+        program.give(&PAL)?;
+        let page = PAL.page + part as u64;
+        let word = PAL.frame(part) + 16;
         program.space.map(page, 0, 0);
-        let written = catch(|| write(pal.frame(part) + 16, 0x600d));
+        let written = catch(|| write(word, 0x600d));
         program.space.restore(page);
         if let Err(trap) = written {
             crate::fail!("{part:?}: {trap}");
         }
-        check_eq!(
-            read(pal.frame(part) + 16),
-            0x600d,
-            "{part:?}: what was written"
-        );
-        write(pal.frame(part) + 16, 0);
-        pal.check_given_back()?;
-        check_eq!(program.unregister(&pal)?, 1, "UNREG");
+        check_eq!(read(word), 0x600d, "{part:?}: what was written");
+        write(word, 0);
+        PAL.check_given_back()?;
+        check_eq!(program.unregister(&PAL)?, 1, "UNREG");
     }
     Ok(())
 }
