@@ -68,9 +68,10 @@ pub fn remove(id: usize, slot: &Slot) {
     }
     ept::views_changed();
     slot.step(Life::free);
-    if slots().all(|(_, slot)| !slot.life().is_used()) {
-        io::watch_resets(false);
-    }
+    // A place that REG has taken, and no more, has nothing to be wiped.
+    // SAFETY: the machine is stopped.
+    let is_pal = |(_, slot): (_, &Slot)| unsafe { slot.pal() }.is_some();
+    io::watch_resets(slots().any(is_pal));
 }
 
 /// Gives the pages back that were shared for one call, as the PAL has left them. With the

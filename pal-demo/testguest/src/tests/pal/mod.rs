@@ -14,6 +14,7 @@ mod program;
 pub mod reset;
 mod share;
 mod space;
+mod watch;
 
 use crate::harness::Test;
 
@@ -25,5 +26,6 @@ pub const TESTS: &[&[Test]] = &[
     share::TESTS,
     copy_back::TESTS,
     nmi::TESTS,
+    watch::TESTS,
     many::TESTS,
 ];
