@@ -14,7 +14,7 @@ use stillpoint_quiesce::LedgerCounts;
 use stillpoint_trace::nanoseconds;
 use vmcs_inspect::{ActivityState, Capabilities, Field, VmcsAccess, VmcsError};
 
-use super::{OWNER, host, metal_memory, metal_pals, metal_registers, registers, remote, step};
+use super::{OWNER, host, metal_memory, metal_registers, registers, remote, step};
 use crate::cpu::msr;
 use crate::cpu::percpu::{self, PerCpu};
 use crate::log::{self, log};
@@ -86,9 +86,9 @@ fn guest_activity(vcpu: &Vcpu) -> CpuActivity {
     if vcpu.start_state == StartState::WaitForSipi {
         return CpuActivity::WaitForSipi;
     }
-    if let Some(id) = metal_pals::pal_on(vcpu.cpu) {
+    if let Some(id) = vcpu.pal {
         return CpuActivity::Pal {
-            id,
+            id: id as u32,
             mode: guest_mode(vcpu),
         };
     }

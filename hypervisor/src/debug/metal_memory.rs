@@ -6,7 +6,6 @@ use super::{host, probe};
 use crate::memory::guest::{self, GuestMemory};
 use crate::memory::layout;
 use crate::vmx::guest_state;
-use crate::vmx::instructions::Current;
 use gdb_stub::machine::{CpuIndex, MachineError, Memory};
 use stillpoint_core::addr::{Gpa, Gva};
 use stillpoint_core::paging::{self, Access, AccessKind, AccessMode, PagingRegs, Partial, PhysMem};
@@ -14,10 +13,10 @@ use stillpoint_core::paging::{self, Access, AccessKind, AccessMode, PagingRegs, 
 fn paging_of(cpu: CpuIndex) -> Result<PagingRegs, MachineError> {
     let target = metal::per_cpu(cpu)?;
     if is_parked(target) {
-        return Ok(guest_state::paging(&mut target.published.vmcs()));
+        return Ok(guest_state::paging_of(&mut target.published.vmcs()));
     }
     let mut registers = PagingRegs::default();
-    metal::on(cpu, &mut |_| registers = guest_state::paging(&mut Current))?;
+    metal::on(cpu, &mut |_| registers = guest_state::paging())?;
     Ok(registers)
 }
 
@@ -33,7 +32,7 @@ fn translate(registers: &PagingRegs, gva: u64) -> Result<u64, MachineError> {
 
 /// Translates by the paging of the CPU that runs this.
 pub fn translate_here(gva: u64) -> Result<u64, MachineError> {
-    translate(&guest_state::paging(&mut Current), gva)
+    translate(&guest_state::paging(), gva)
 }
 
 fn stopped_in_hypervisor(cpu: CpuIndex) -> bool {

@@ -13,15 +13,9 @@ use stillpoint_core::pal::Life;
 
 use super::OWNER;
 use super::metal::Metal;
-use crate::cpu::percpu::PerCpu;
 use crate::pal::{self, Pal, Slot};
 use crate::trace::PalEnd;
 use crate::vmx::ept;
-
-/// The number of the PAL that the guest of `cpu` is inside.
-pub fn pal_on(cpu: &PerCpu) -> Option<u32> {
-    pal::running_on(cpu.index).map(|id| id as u32)
-}
 
 /// The record of a PAL.
 fn record(id: u32) -> Option<(&'static Slot, &'static Pal)> {

@@ -45,7 +45,7 @@ const RETURNED: [usize; 4] = [0, 3, 4, 5];
 /// What the caller of the PAL on a CPU has left: its registers at the entry, and how the
 /// call went in. Filled in its place at every call.
 #[derive(Default)]
-pub struct Caller {
+pub struct CallerState {
     entry: Entry,
     paging: PagingRegs,
     gprs: Gprs,
@@ -84,7 +84,7 @@ pub fn call(vcpu: &mut Vcpu) -> Call {
     if vcpu.cpl() != 3 || !is_flat(width) {
         return Call::NotOne;
     }
-    let paging = guest_state::paging_here();
+    let paging = guest_state::paging();
     let Some((id, slot)) = find(&paging, rip, width) else {
         return Call::NotOne;
     };

@@ -28,8 +28,26 @@ pub struct CallersMemory<'a> {
 /// Pages that a call remembers while it copies, as a processor would.
 const RECENT: usize = 4;
 
-/// Not the address of a page.
-const NO_PAGE: u64 = 1;
+/// A page that no address is in: stands for one that is not there.
+pub const NO_PAGE: (u64, Gpa) = (1, Gpa::new(0));
+
+/// Does something with each part of a range that lies in one page: its address, and which
+/// part it is.
+fn by_page<E>(
+    gva: u64,
+    len: usize,
+    mut part: impl FnMut(u64, Range<usize>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut done = 0;
+    while done < len {
+        let at = gva.wrapping_add(done as u64);
+        let room = (PAGE_SIZE - at % PAGE_SIZE) as usize;
+        let end = len.min(done + room);
+        part(at, done..end)?;
+        done = end;
+    }
+    Ok(())
+}
 
 impl<'a> CallersMemory<'a> {
     /// The memory of the program on this CPU whose addresses are translated so.
@@ -37,7 +55,7 @@ impl<'a> CallersMemory<'a> {
         Self {
             view: GuestView(cpu),
             paging,
-            recent: [(NO_PAGE, Gpa::new(0)); RECENT],
+            recent: [NO_PAGE; RECENT],
             found: 0,
         }
     }
@@ -72,15 +90,10 @@ impl<'a> CallersMemory<'a> {
         len: usize,
         mut part: impl FnMut(Gpa, Range<usize>) -> Result<(), PhysMemError>,
     ) -> Result<(), WalkError> {
-        let mut done = 0;
-        while done < len {
-            let gpa = self.find(gva.wrapping_add(done as u64))?;
-            let room = (PAGE_SIZE - gpa.page_offset()) as usize;
-            let end = len.min(done + room);
-            part(gpa, done..end).map_err(|PhysMemError(gpa)| WalkError::NoMemory(gpa))?;
-            done = end;
-        }
-        Ok(())
+        by_page(gva, len, |at, range| {
+            let gpa = self.find(at)?;
+            part(gpa, range).map_err(|PhysMemError(gpa)| WalkError::NoMemory(gpa))
+        })
     }
 }
 
@@ -127,16 +140,11 @@ impl<'a> PalsMemory<'a> {
         len: usize,
         mut part: impl FnMut(*mut u8, Range<usize>),
     ) -> Result<(), NotThePals> {
-        let mut done = 0;
-        while done < len {
-            let at = gva.wrapping_add(done as u64);
+        by_page(gva, len, |at, range| {
             let gpa = self.find(at, writable).ok_or(NotThePals(at))?;
-            let room = (PAGE_SIZE - gpa.page_offset()) as usize;
-            let end = len.min(done + room);
-            part(layout::direct(Hpa::new(gpa.as_u64())), done..end);
-            done = end;
-        }
-        Ok(())
+            part(layout::direct(Hpa::new(gpa.as_u64())), range);
+            Ok(())
+        })
     }
 }
 

@@ -40,7 +40,6 @@ use stillpoint_core::pal::{Caller, Entry, Life, Marshalling, PalTables, Request}
 use stillpoint_core::registers::Gprs;
 use stillpoint_utpm::Pcrs;
 
-use crate::cpu::percpu;
 use crate::memory::pool::Chain;
 use crate::vmx::ept;
 
@@ -324,12 +323,4 @@ fn tag(id: usize, kind: SectionType) -> u8 {
         SectionType::SharedCode => ept::SHARED_CODE,
         _ => id as u8 + 1,
     }
-}
-
-/// The PAL that a CPU's guest is inside.
-pub fn running_on(cpu: usize) -> Option<usize> {
-    debug_assert!(cpu < percpu::MAX_CPUS);
-    slots()
-        .find(|(_, slot)| slot.life().cpu() == Some(cpu as u16))
-        .map(|(id, _)| id)
 }

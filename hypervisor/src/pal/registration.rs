@@ -10,6 +10,7 @@ use stillpoint_core::pal::{
 };
 use stillpoint_utpm::SectionMeasurement;
 
+use super::memory::NO_PAGE;
 use super::{MAX_PALS, Pal, Slot, ending, find, slots, tag, touched};
 #[cfg(feature = "test-hooks")]
 use crate::cpu::tsc;
@@ -96,7 +97,7 @@ impl core::fmt::Display for Refused {
 /// The program that runs on this CPU.
 pub fn caller(vcpu: &Vcpu) -> Caller {
     Caller {
-        paging: guest_state::paging_here(),
+        paging: guest_state::paging(),
         width: width(vcpu),
     }
 }
@@ -256,19 +257,17 @@ impl Lending {
     /// The record of the PAL.
     fn into_pal(self, tables: PalTables, view: PalView) -> Result<Pal, Refused> {
         let page = |section: Option<&Section>, last: bool| {
-            // A page that no address is in stands for one that is not there.
-            let Some(section) = section else {
-                return (1, Gpa::new(0));
-            };
+            let section = section?;
             let offset = if last { section.bytes() - PAGE_SIZE } else { 0 };
             let gva = section.start + offset;
-            let found = tables.translate(&self.table_frames, gva);
-            found.map_or((1, Gpa::new(0)), |(gpa, _)| (gva, gpa))
+            let (gpa, _) = tables.translate(&self.table_frames, gva)?;
+            Some((gva, gpa))
         };
         let hot = [
             page(self.request.first(SectionType::Param), false),
             page(self.request.first(SectionType::Stack), true),
-        ];
+        ]
+        .map(|found| found.unwrap_or(NO_PAGE));
         Ok(Pal {
             hot,
             marshalling: Marshalling::new(&self.request)?,
@@ -450,11 +449,6 @@ fn share_section(
     pal: &mut Pal,
     section: &Section,
 ) -> Result<(), Refused> {
-    let one_page = |start| Section {
-        pages: 1,
-        start,
-        ..*section
-    };
     for page in 0..u64::from(section.pages) {
         let gva = section.start + page * PAGE_SIZE;
         let gpa = find_frame(vcpu, caller, section.kind, gva)?;
@@ -470,7 +464,12 @@ fn share_section(
         match pal.request.sections.last_mut() {
             Some(last) if page != 0 => last.pages += 1,
             _ => {
-                let _room_was_judged = pal.request.sections.push(one_page(gva));
+                let first = Section {
+                    pages: 1,
+                    start: gva,
+                    ..*section
+                };
+                let _room_was_judged = pal.request.sections.push(first);
             }
         }
     }

@@ -13,7 +13,7 @@ use stillpoint_core::events::Event;
 use stillpoint_core::paging::{Access, AccessKind, AccessMode, PagingRegs, walk};
 
 use super::calls::{self, Call};
-use super::{Pal, ending, owner_of, slot, slots};
+use super::{Pal, Slot, ending, owner_of, slot, slots};
 use crate::debug;
 use crate::memory::guest::GuestView;
 use crate::trace::{self, PalEnd};
@@ -68,38 +68,34 @@ pub fn handle(vcpu: &mut Vcpu, gpa: Gpa, tag: u8, qualification: u64, original: 
 /// guest's own afterwards.
 fn end_if_orphaned(vcpu: &mut Vcpu, id: usize, page: Gpa) -> bool {
     debug::with_machine_stopped(vcpu, |vcpu| {
-        let Some(slot) = slot(id) else { return false };
-        // SAFETY: the machine is stopped.
-        let orphaned = unsafe { slot.pal() }.is_some_and(|pal| {
-            slot.life().cpu().is_none()
-                && pal
-                    .section_of(page)
-                    .is_some_and(|(_, gva)| !still_has(vcpu, pal, gva))
-        });
-        if orphaned {
-            ending::kill(vcpu, id, PalEnd::Orphaned);
+        if let Some(slot) = slot(id) {
+            end_without(vcpu, id, slot, |pal, gva| pal.translate(gva) == Some(page));
         }
         ept::tag_of(page.as_u64()) == 0
     })
 }
 
-/// Ends every PAL whose program has gone: its stack is no more where it was.
+/// Ends every PAL whose program has gone, as far as a page shows it.
 pub fn end_orphans(vcpu: &mut Vcpu) {
     debug::with_machine_stopped(vcpu, |vcpu| {
         for (id, slot) in slots() {
-            // SAFETY: the machine is stopped.
-            let orphaned = unsafe { slot.pal() }.is_some_and(|pal| {
-                slot.life().cpu().is_none()
-                    && pal
-                        .request
-                        .pages()
-                        .any(|(_, gva)| !still_has(vcpu, pal, gva))
-            });
-            if orphaned {
-                ending::kill(vcpu, id, PalEnd::Orphaned);
-            }
+            end_without(vcpu, id, slot, |_, _| true);
         }
     });
+}
+
+/// Ends a PAL that no CPU has, if its program has not got any more what is to be looked
+/// at of its pages. With the machine stopped.
+fn end_without(vcpu: &mut Vcpu, id: usize, slot: &Slot, look_at: impl Fn(&Pal, u64) -> bool) {
+    // SAFETY: the machine is stopped.
+    let orphaned = unsafe { slot.pal() }.is_some_and(|pal| {
+        let mut pages = pal.request.pages();
+        slot.life().cpu().is_none()
+            && pages.any(|(_, gva)| look_at(pal, gva) && !still_has(vcpu, pal, gva))
+    });
+    if orphaned {
+        ending::kill(vcpu, id, PalEnd::Orphaned);
+    }
 }
 
 /// Has the program that registered the PAL the same page at the same address still?

@@ -169,15 +169,11 @@ pub fn lend(gpa: Gpa, tag: u8) -> Result<MemoryType, EptError> {
         tag,
         ..Page::own(gpa)
     };
-    set_page(gpa, page)?;
-    if let (Some(place), Some(table)) = (
-        PAGE_TABLES.get((gpa.as_u64() >> 21) as usize),
-        page_table(gpa.as_u64()),
-    ) {
+    let (table, memory_type) = set_page(gpa, page)?;
+    if let Some(place) = PAGE_TABLES.get((gpa.as_u64() >> 21) as usize) {
         place.store(table.as_u64(), Relaxed);
     }
-    let root = POINTERS.get().map_or(Hpa::new(0), |pointers| pointers.root);
-    Ok(ept::lookup(&Tables, root, gpa).map_or(MemoryType::WriteBack, |leaf| leaf.memory_type))
+    Ok(memory_type)
 }
 
 /// Gives a page that was lent back to the guest, with the machine stopped.
@@ -218,7 +214,7 @@ pub fn show_decoy(gpa: Gpa, tag: u8) {
     let _its_table_is_there = set_page(gpa, page);
 }
 
-fn set_page(gpa: Gpa, page: Page) -> Result<(), EptError> {
+fn set_page(gpa: Gpa, page: Page) -> Result<(Hpa, MemoryType), EptError> {
     let mut state = STATE.lock();
     let state = state.as_mut().ok_or(EptError::OutOfTables)?;
     state.map.set_page(&mut state.splits, gpa, page)

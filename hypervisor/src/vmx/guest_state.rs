@@ -9,9 +9,18 @@ use super::instructions::get;
 use super::state;
 
 /// What decides how the guest of this VMCS translates addresses.
-pub fn paging(vmcs: &mut dyn VmcsAccess) -> PagingRegs {
+pub fn paging_of(vmcs: &mut dyn VmcsAccess) -> PagingRegs {
+    paging_by(|field| vmcs.read(field).unwrap_or(0))
+}
+
+/// The same of the current VMCS.
+pub fn paging() -> PagingRegs {
+    paging_by(get)
+}
+
+#[inline]
+fn paging_by(mut read: impl FnMut(Field) -> u64) -> PagingRegs {
     let addresses = state::addresses();
-    let mut read = |field| vmcs.read(field).unwrap_or(0);
     PagingRegs {
         cr0: read(Field::GUEST_CR0),
         cr3: read(Field::GUEST_CR3),
@@ -24,27 +33,6 @@ pub fn paging(vmcs: &mut dyn VmcsAccess) -> PagingRegs {
             read(Field::GUEST_PDPTE3),
         ]),
         rflags: read(Field::GUEST_RFLAGS),
-        max_phys_addr: addresses.width,
-        pages_1g: addresses.pages_1g,
-        pkru: None,
-    }
-}
-
-/// The same of the current VMCS, on a path where every VMREAD counts.
-pub fn paging_here() -> PagingRegs {
-    let addresses = state::addresses();
-    PagingRegs {
-        cr0: get(Field::GUEST_CR0),
-        cr3: get(Field::GUEST_CR3),
-        cr4: get(Field::GUEST_CR4),
-        efer: get(Field::GUEST_IA32_EFER),
-        pdptes: Some([
-            get(Field::GUEST_PDPTE0),
-            get(Field::GUEST_PDPTE1),
-            get(Field::GUEST_PDPTE2),
-            get(Field::GUEST_PDPTE3),
-        ]),
-        rflags: get(Field::GUEST_RFLAGS),
         max_phys_addr: addresses.width,
         pages_1g: addresses.pages_1g,
         pkru: None,

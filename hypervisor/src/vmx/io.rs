@@ -12,7 +12,7 @@ use vmcs_inspect::qualification::IoAccess;
 use vmcs_inspect::{Field, InstructionInfo, SegmentRegister};
 use x86_64::instructions::port::Port;
 
-use super::instructions::{Current, get};
+use super::instructions::get;
 use super::vcpu::Vcpu;
 use super::{guest_state, state};
 use crate::memory::guest::GuestView;
@@ -147,7 +147,7 @@ fn string(vcpu: &mut Vcpu, access: IoAccess, size: u8) {
         segment: guest_state::segment(register),
     };
     let context = GuestContext {
-        paging: guest_state::paging(&mut Current),
+        paging: guest_state::paging(),
         cs_l: get(Field::GUEST_CS_ACCESS_RIGHTS) & (1 << 13) != 0,
         cpl: vcpu.cpl(),
     };

@@ -59,7 +59,7 @@ pub struct Vcpu {
     /// The PAL that the guest is in.
     pub pal: Option<usize>,
     /// What that PAL's caller left.
-    pub caller: pal::calls::Caller,
+    pub caller: pal::calls::CallerState,
 }
 
 /// What can be seen of a CPU that is parked and cannot be asked.
@@ -118,7 +118,7 @@ impl Vcpu {
             entered: 0,
             polled: false,
             pal: None,
-            caller: pal::calls::Caller::default(),
+            caller: pal::calls::CallerState::default(),
         }
     }
 

@@ -157,7 +157,7 @@ impl IdentityMap {
     }
 
     /// Sets what one 4 KiB page is, in both views, splitting larger pages. The memory
-    /// type stays.
+    /// type stays. Answers the page's [`page_table`] and its memory type.
     ///
     /// # Errors
     /// [`EptError::BadAddress`] if `gpa` is no page's address, is not mapped,
@@ -167,7 +167,7 @@ impl IdentityMap {
         memory: &mut impl TableMemory,
         gpa: Gpa,
         page: Page,
-    ) -> Result<(), EptError> {
+    ) -> Result<(Hpa, MemoryType), EptError> {
         let bad = EptError::BadAddress(gpa);
         let aligned = gpa.page_offset() == 0 && page.hpa.page_offset() == 0;
         if !aligned || self.hole.contains(gpa.as_u64()) {
@@ -181,10 +181,11 @@ impl IdentityMap {
             self.share_at(memory, gpa);
         }
         let (table, entry) = found?.ok_or(bad)?;
-        let entry = Entry::page(Level::Pt, page.hpa, page.permissions, entry.memory_type());
+        let memory_type = entry.memory_type();
+        let entry = Entry::page(Level::Pt, page.hpa, page.permissions, memory_type);
         let entry = entry.with_tag(page.tag);
         memory.write(table, Level::Pt.index(gpa), entry.0);
-        Ok(())
+        Ok((table, memory_type))
     }
 
     fn builder<'a, M: TableMemory>(&self, memory: &'a mut M) -> Builder<'a, M> {

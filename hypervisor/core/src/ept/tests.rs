@@ -424,7 +424,9 @@ proptest! {
             let page = lent(Hpa::new(hpa), Permissions::from_bits_truncate(permissions), to as u8 + 1);
             let set = map.set_page(&mut memory, Gpa::new(gpa), page);
             prop_assert_eq!(set.is_ok(), !map.hole.contains(gpa));
-            if set.is_ok() {
+            if let Ok(set) = set {
+                let table = page_table(&memory, map.root(), Gpa::new(gpa));
+                prop_assert_eq!(set, (table.unwrap(), mtrrs.type_at(gpa)));
                 model.insert(gpa, (hpa, permissions));
                 prop_assert_eq!(tag_at(&memory, &map, gpa), to as u8 + 1);
             }

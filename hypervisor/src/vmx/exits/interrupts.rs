@@ -88,7 +88,7 @@ pub fn task_switch(vcpu: &mut Vcpu) {
     if vcpu.pal.is_some() {
         return vcpu.general_protection();
     }
-    let paging = guest_state::paging(&mut Current);
+    let paging = guest_state::paging();
     let read = task_switch::vmcs::read(&mut Current, &vcpu.registers.gprs, paging);
     let Ok((request, old)) = read else {
         return vcpu.stop(StopKind::UnknownExit(ExitReason::TaskSwitch.raw()));
