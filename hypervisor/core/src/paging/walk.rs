@@ -185,12 +185,8 @@ fn walk_64_bit(mem: &mut impl PhysMem, regs: &PagingRegs, gva: Gva) -> Result<Fo
             (pdpte & address_mask, 21)
         }
     };
-    let mut rights = Rights {
-        user: true,
-        writable: true,
-        executable: true,
-        key: 0,
-    };
+    // What all entries have, and what any has.
+    let (mut all, mut any) = (!0, 0);
     loop {
         let index = (gva.as_u64() >> shift) & 0x1ff;
         let mut bytes = [0; 8];
@@ -211,15 +207,19 @@ fn walk_64_bit(mem: &mut impl PhysMem, regs: &PagingRegs, gva: Gva) -> Result<Fo
         if entry & (reserved | reserved_in_page) != 0 {
             return Err(Stop::Reserved);
         }
-        rights.user &= entry & USER != 0;
-        rights.writable &= entry & WRITABLE != 0;
-        rights.executable &= entry & EXECUTE_DISABLE == 0;
+        all &= entry;
+        any |= entry;
         let Some(size) = size else {
             table = entry & address_mask;
             shift -= 9;
             continue;
         };
-        rights.key = (entry >> 59) as u8 & 15;
+        let rights = Rights {
+            user: all & USER != 0,
+            writable: all & WRITABLE != 0,
+            executable: any & EXECUTE_DISABLE == 0,
+            key: (entry >> 59) as u8 & 15,
+        };
         let address = entry & address_mask & !(size.bytes() - 1);
         return Ok((address, size, rights));
     }
