@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use stillpoint_abi::pal::{RETURN_ADDRESS, Width};
 use stillpoint_core::addr::Gva;
 use stillpoint_core::paging::{PagingMode, PagingRegs, WalkError};
-use stillpoint_core::pal::{CallSite, CopyError, Entry, registers_after};
+use stillpoint_core::pal::{CallSite, CopyError, Entry, Piece, registers_after};
 use stillpoint_core::registers::Gprs;
 use stillpoint_core::task_switch::vmcs::SEGMENTS;
 use vmcs_inspect::{Field, PrimaryControls};
@@ -47,6 +47,7 @@ const RETURNED: [usize; 4] = [0, 3, 4, 5];
 #[derive(Default)]
 pub struct CallerState {
     entry: Entry,
+    piece: Piece,
     paging: PagingRegs,
     gprs: Gprs,
     vectors: Vectors,
@@ -155,17 +156,21 @@ fn enter(vcpu: &mut Vcpu, id: usize, slot: &Slot, paging: PagingRegs) {
     let rsp = get(Field::GUEST_RSP);
     let mut caller = CallersMemory::new(vcpu.cpu, paging);
     let mut own = PalsMemory::new(pal);
-    let gprs = &vcpu.registers.gprs;
-    match pal.marshalling.enter(gprs, rsp, &mut caller, &mut own) {
+    let CallerState { entry, piece, .. } = &mut vcpu.caller;
+    let from = (&vcpu.registers.gprs, rsp);
+    let entered = pal
+        .marshalling
+        .enter(from, &mut caller, &mut own, piece, entry);
+    match entered {
         // The VM entry to such an address would fail.
-        Ok(entry) if !paging.is_addressable(Gva::new(entry.return_address)) => {
+        Ok(()) if !paging.is_addressable(Gva::new(entry.return_address)) => {
             bring_on(vcpu, id, slot, |life| life.leave(me));
             vcpu.general_protection();
         }
-        Ok(entry) => {
+        Ok(()) => {
             // SAFETY: the PAL runs on this CPU from now on.
             unsafe { slot.calls() }.count += 1;
-            switch(vcpu, id, pal, entry, &paging);
+            switch(vcpu, id, pal, &paging);
             trace::event(trace::Event::PalEntered { id: id as u32 });
         }
         Err(error) => {
@@ -179,8 +184,8 @@ fn enter(vcpu: &mut Vcpu, id: usize, slot: &Slot, paging: PagingRegs) {
     }
 }
 
-/// The guest becomes the PAL.
-fn switch(vcpu: &mut Vcpu, id: usize, pal: &Pal, entry: Entry, paging: &PagingRegs) {
+/// The guest becomes the PAL, by the entry that has been made for it.
+fn switch(vcpu: &mut Vcpu, id: usize, pal: &Pal, paging: &PagingRegs) {
     let dr7 = registers::guest_dr7(vcpu);
     let caller = &mut vcpu.caller;
     fpu::put_aside(vcpu.cpu, &mut vcpu.registers, &mut caller.vectors);
@@ -195,7 +200,6 @@ fn switch(vcpu: &mut Vcpu, id: usize, pal: &Pal, entry: Entry, paging: &PagingRe
     for (fields, values) in SEGMENTS.iter().zip(&mut caller.segments) {
         *values = fields.map(get);
     }
-    caller.entry = entry;
     caller.paging = *paging;
     vcpu.registers.gprs = caller.entry.gprs;
     set(Field::GUEST_RSP, caller.entry.rsp);
@@ -292,8 +296,8 @@ fn give_back(vcpu: &mut Vcpu, id: usize, slot: &Slot, paging: &PagingRegs, gprs:
     };
     let mut caller = CallersMemory::new(vcpu.cpu, *paging);
     let mut own = PalsMemory::new(pal);
-    let entry = &vcpu.caller.entry;
-    let Err(error) = pal.marshalling.leave(entry, &mut caller, &mut own) else {
+    let CallerState { entry, piece, .. } = &mut vcpu.caller;
+    let Err(error) = pal.marshalling.leave(entry, &mut caller, &mut own, piece) else {
         vcpu.registers.gprs = *gprs;
         set(Field::GUEST_RIP, entry.return_address);
         set(Field::GUEST_RSP, entry.caller_rsp);

@@ -24,9 +24,17 @@ const STACK_OFFSET: u64 = 0x10;
 /// Type, bytes and value of a parameter.
 const HEADER_SIZE: usize = 24;
 
-/// Data are copied in pieces of so many bytes at most. Small enough that the
-/// compiler clears such a buffer in a few instructions.
+/// Room for a piece of the data that are copied. What is in it before and afterwards
+/// means nothing: who calls often keeps one, since clearing it takes time.
+pub struct Piece(pub(super) [u8; PIECE]);
+
 const PIECE: usize = 256;
+
+impl Default for Piece {
+    fn default() -> Self {
+        Self([0; PIECE])
+    }
+}
 
 /// The registers for arguments in 64-bit code. 32-bit code has none.
 const ARGUMENTS: [Gpr; 6] = [Gpr::Rdi, Gpr::Rsi, Gpr::Rdx, Gpr::Rcx, Gpr::R8, Gpr::R9];
@@ -71,7 +79,8 @@ pub struct Entry {
     pub return_address: u64,
     /// The caller's RSP there, its return address taken off.
     pub caller_rsp: u64,
-    /// The pointers as the caller passed them, by the parameter's number.
+    /// The pointers as the caller passed them, by the parameter's number. For other
+    /// parameters a number means nothing.
     pub pointers: [u64; MAX_PARAMETERS],
 }
 
@@ -143,29 +152,27 @@ impl Marshalling {
     /// runs, as a rule, and not after.
     ///
     /// # Errors
-    /// [`CopyError`]. The PAL's memory may have been written in part.
+    /// [`CopyError`]. The PAL's memory may have been written in part, and so may `entry`.
     pub fn enter<C: VirtualMemory, P: VirtualMemory>(
         &self,
-        gprs: &Gprs,
-        rsp: u64,
+        (gprs, rsp): (&Gprs, u64),
         caller: &mut C,
         pal: &mut P,
-    ) -> Result<Entry, CopyError<C::Error, P::Error>> {
+        piece: &mut Piece,
+        entry: &mut Entry,
+    ) -> Result<(), CopyError<C::Error, P::Error>> {
         let rsp = self.width.truncate(rsp);
         let mut frame = StackFrame::new(self.width, self.slots.len());
         caller
             .read(rsp, frame.bytes_mut())
             .map_err(CopyError::Caller)?;
-        let mut entry = Entry {
-            rsp: frame.place_below(self.stack),
-            gprs: *gprs,
-            return_address: frame.word(0),
-            caller_rsp: self.width.truncate(rsp.wrapping_add(self.width.bytes())),
-            pointers: [0; MAX_PARAMETERS],
-        };
+        entry.rsp = frame.place_below(self.stack);
+        entry.gprs = *gprs;
+        entry.return_address = frame.word(0);
+        entry.caller_rsp = self.width.truncate(rsp.wrapping_add(self.width.bytes()));
         frame.set_word(0, RETURN_ADDRESS);
         if let Some(at) = self.area {
-            let mut area = AreaWriter::new(at);
+            let mut area = AreaWriter { at, len: 0, piece };
             area.put(&(self.slots.len() as u64).to_le_bytes(), pal)
                 .map_err(CopyError::Pal)?;
             for (n, slot) in self.slots.iter().enumerate().rev() {
@@ -185,9 +192,7 @@ impl Marshalling {
             }
             area.flush(pal).map_err(CopyError::Pal)?;
         }
-        pal.write(entry.rsp, frame.bytes())
-            .map_err(CopyError::Pal)?;
-        Ok(entry)
+        pal.write(entry.rsp, frame.bytes()).map_err(CopyError::Pal)
     }
 
     /// Copies what pointers lead to back to the caller, from the last parameter
@@ -201,15 +206,15 @@ impl Marshalling {
         entry: &Entry,
         caller: &mut C,
         pal: &mut P,
+        piece: &mut Piece,
     ) -> Result<(), CopyError<C::Error, P::Error>> {
         for (slot, &pointer) in self.slots.iter().zip(&entry.pointers).rev() {
             if slot.kind != ParameterType::Pointer {
                 continue;
             }
-            let mut piece = [0; PIECE];
             let mut done = 0;
             while done < slot.bytes {
-                let piece = &mut piece[..(slot.bytes - done).min(PIECE as u64) as usize];
+                let piece = &mut piece.0[..(slot.bytes - done).min(PIECE as u64) as usize];
                 pal.read(slot.data + done, piece).map_err(CopyError::Pal)?;
                 caller
                     .write(pointer.wrapping_add(done), piece)
@@ -284,6 +289,7 @@ impl StackFrame {
         Some(1 + argument.checked_sub(self.in_registers)?)
     }
 
+    #[inline]
     fn word(&self, n: usize) -> u64 {
         match self.width {
             Width::Bits32 => u32::from_le_bytes(self.bytes.as_chunks().0[n]).into(),
@@ -291,6 +297,7 @@ impl StackFrame {
         }
     }
 
+    #[inline]
     fn set_word(&mut self, n: usize, value: u64) {
         match self.width {
             Width::Bits32 => self.bytes.as_chunks_mut().0[n] = (value as u32).to_le_bytes(),
@@ -308,22 +315,14 @@ impl StackFrame {
 }
 
 /// Writes the parameter area from its start on, in pieces.
-struct AreaWriter {
+struct AreaWriter<'a> {
     /// Where the piece goes.
     at: u64,
     len: usize,
-    piece: [u8; PIECE],
+    piece: &'a mut Piece,
 }
 
-impl AreaWriter {
-    const fn new(at: u64) -> Self {
-        Self {
-            at,
-            len: 0,
-            piece: [0; PIECE],
-        }
-    }
-
+impl AreaWriter<'_> {
     /// Adds a few bytes; fewer than a piece has.
     fn put<P: VirtualMemory, const N: usize>(
         &mut self,
@@ -333,7 +332,7 @@ impl AreaWriter {
         if PIECE - self.len < N {
             self.flush(pal)?;
         }
-        self.piece[self.len..self.len + N].copy_from_slice(bytes);
+        self.piece.0[self.len..self.len + N].copy_from_slice(bytes);
         self.len += N;
         Ok(())
     }
@@ -353,7 +352,7 @@ impl AreaWriter {
             }
             let room = (PIECE - self.len) as u64;
             let take = (bytes - done).min(room) as usize;
-            let into = &mut self.piece[self.len..self.len + take];
+            let into = &mut self.piece.0[self.len..self.len + take];
             caller
                 .read(from.wrapping_add(done), into)
                 .map_err(CopyError::Caller)?;
@@ -364,7 +363,7 @@ impl AreaWriter {
     }
 
     fn flush<P: VirtualMemory>(&mut self, pal: &mut P) -> Result<(), P::Error> {
-        pal.write(self.at, &self.piece[..self.len])?;
+        pal.write(self.at, &self.piece.0[..self.len])?;
         self.at += self.len as u64;
         self.len = 0;
         Ok(())

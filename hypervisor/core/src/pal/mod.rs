@@ -22,7 +22,7 @@ mod tables;
 mod tests;
 
 pub use life::{CallSite, Life};
-pub use marshal::{CopyError, Entry, Marshalling, VirtualMemory, registers_after};
+pub use marshal::{CopyError, Entry, Marshalling, Piece, VirtualMemory, registers_after};
 pub use refusal::{Refusal, Structure};
 pub use request::{MAX_PAGES, Request, find_page};
 pub use share::read_share;

@@ -233,9 +233,23 @@ impl Call {
     fn enter(&self, pal: &mut Bytes) -> Result<Entry, CopyError<Missing, Missing>> {
         let marshalling = Marshalling::new(&self.request).unwrap();
         let mut caller = self.memory.clone();
-        let entry = marshalling.enter(&self.gprs, self.rsp, &mut caller, pal);
+        // What was there before means nothing.
+        let (mut piece, mut entry) = (Piece([0xa5; _]), Entry::default());
+        entry.pointers.fill(0xbad);
+        let from = (&self.gprs, self.rsp);
+        let entered = marshalling.enter(from, &mut caller, pal, &mut piece, &mut entry);
         assert_eq!(caller, self.memory, "the caller's memory has changed");
-        entry
+        entered.map(|()| entry)
+    }
+
+    fn leave(
+        &self,
+        entry: &Entry,
+        caller: &mut Bytes,
+        pal: &mut Bytes,
+    ) -> Result<(), CopyError<Missing, Missing>> {
+        let marshalling = Marshalling::new(&self.request).unwrap();
+        marshalling.leave(entry, caller, pal, &mut Piece([0xa5; _]))
     }
 }
 
@@ -266,9 +280,8 @@ proptest! {
         prop_assert_eq!(entry.gprs, gprs);
         prop_assert_eq!(entry.return_address, width.truncate(RETURN));
         prop_assert_eq!(entry.caller_rsp, width.truncate(call.rsp) + call.word_bytes());
-        for (n, &pointer) in entry.pointers.iter().enumerate() {
-            let expected = data.get(&n).map_or(0, |_| call.values[n]);
-            prop_assert_eq!(pointer, expected);
+        for &n in data.keys() {
+            prop_assert_eq!(entry.pointers[n], call.values[n]);
         }
         prop_assert_eq!((entry.rsp + call.word_bytes()) % 16, 0);
         let gap = STACK_END - 0x10 - (entry.rsp + stack.len() as u64);
@@ -281,7 +294,6 @@ proptest! {
 
     #[test]
     fn the_caller_gets_back_what_the_pal_leaves(call in call(), noise in any::<[u8; 7]>()) {
-        let marshalling = Marshalling::new(&call.request).unwrap();
         let mut pal = pal_memory();
         let entry = call.enter(&mut pal).unwrap();
         // All of the area: nothing there may be believed.
@@ -294,7 +306,7 @@ proptest! {
         }
         let left = pal.clone();
         let mut caller = call.memory.clone();
-        marshalling.leave(&entry, &mut caller, &mut pal).unwrap();
+        call.leave(&entry, &mut caller, &mut pal).unwrap();
         prop_assert!(caller == expected);
         prop_assert!(pal == left);
     }
@@ -310,7 +322,6 @@ proptest! {
                 && call.values[n] <= missing
                 && missing - call.values[n] < call.data_len(n)
         });
-        let marshalling = Marshalling::new(&call.request).unwrap();
 
         // On the way in: absent, and there but not to be written.
         let mut absent = call.clone();
@@ -333,12 +344,12 @@ proptest! {
             pal.put(at, &changed);
         }
         let mut caller = call.memory.clone();
-        marshalling.leave(&entry, &mut caller, &mut pal).unwrap();
+        call.leave(&entry, &mut caller, &mut pal).unwrap();
         let mut broken = read_only.memory.clone();
-        let error = marshalling.leave(&entry, &mut broken, &mut pal).err();
+        let error = call.leave(&entry, &mut broken, &mut pal).err();
         prop_assert_eq!(error, touched.then_some(CopyError::Caller(Missing(missing))));
         broken.read_only = None;
-        marshalling.leave(&entry, &mut broken, &mut pal).unwrap();
+        call.leave(&entry, &mut broken, &mut pal).unwrap();
         prop_assert!(broken == caller);
     }
 }
@@ -363,13 +374,12 @@ fn a_fault_of_the_pals_is_told_apart() {
     let call = make_call(request, vec![CALLER_DATA], &[7; 8], [0; 16], 0);
     let mut pal = pal_memory();
     let entry = call.enter(&mut pal).unwrap();
-    let marshalling = Marshalling::new(&call.request).unwrap();
     let data = AREA + 0x10 + 8 + 24;
     pal.remove(data);
     let error = CopyError::Pal(Missing(data));
     assert_eq!(call.enter(&mut pal), Err(error));
     let mut caller = call.memory.clone();
-    let left = marshalling.leave(&entry, &mut caller, &mut pal);
+    let left = call.leave(&entry, &mut caller, &mut pal);
     assert_eq!(left, Err(error));
     pal = pal_memory();
     pal.remove(entry.rsp);
