@@ -147,6 +147,8 @@ const PALS: [&str; 6] = [
 fn pals(shell: &Shell) -> Result<String> {
     let guest = GuestDisk::Debian(Guest {
         programs: true,
+        // Whether a call's buffer is on the stack's page is not to be left to chance.
+        cmdline: "norandmaps".into(),
         ..Guest::default()
     });
     let machine = Machine::start(

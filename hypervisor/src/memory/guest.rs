@@ -89,7 +89,11 @@ pub struct GuestView<'a>(pub &'a PerCpu);
 impl PhysMem for GuestView<'_> {
     #[inline]
     fn read(&mut self, address: Gpa, into: &mut [u8]) -> Result<(), PhysMemError> {
-        if is_main(address, into.len()) && !pal::holds(address, into.len()) {
+        let (start, len) = (address.as_u64(), into.len());
+        // Walks read entries, most of them where nothing is lent.
+        let is_entry = len <= 8 && start.is_multiple_of(8);
+        let is_free = is_entry && ept::none_lent_near(start) || !pal::holds(address, len);
+        if is_main(address, len) && is_free {
             let from = layout::direct(Hpa::new(address.as_u64()));
             // SAFETY: RAM in the direct map that is not the hypervisor's. The guest may
             // be writing it: bytes may tear, as on any other processor.
