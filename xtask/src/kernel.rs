@@ -91,9 +91,13 @@ pub enum Kernel {
     Pae12,
 }
 
-/// What a kernel's log has when something is wrong with the kernel, for `grep -E`.
-pub const TROUBLE: &str = "BUG:|kernel BUG|WARNING:|Oops|panic|soft lockup|hard LOCKUP|detected stall|\
+/// What a kernel's log has when something is wrong with the kernel, for `grep -E`. None of these can be the name of a
+/// function: such names are in the backtraces that SysRq-l asks for.
+pub const TROUBLE: &str = "BUG:|kernel BUG|WARNING:|Oops:|Kernel panic|soft lockup|hard LOCKUP|detected stall|\
                            self-detected|double fault|blocked for more";
+
+/// The same of what is wrong with a program.
+pub const FAULTS: &str = "general protection|unable to handle|segfault at|invalid opcode";
 
 /// What 6.1 says, once, of a #GP in a copy to a program's memory: `attack` has the kernel write to a
 /// lent page, and this is how that is refused. It taints the kernel as a warning, 512.
@@ -166,5 +170,36 @@ impl Kernel {
             }
         }
         Ok(modules)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use regex::Regex;
+
+    use super::*;
+
+    #[test]
+    fn complaints_are_found_and_backtraces_are_none() {
+        let complaints = Regex::new(&format!("{TROUBLE}|{FAULTS}")).unwrap();
+        for line in [
+            "[    9.1] BUG: unable to handle page fault for address: 0000000000001000",
+            "[    9.1] Oops: 0002 [#1] PREEMPT SMP NOPTI",
+            "[    9.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
+            "[    9.1] rcu: INFO: rcu_preempt self-detected stall on CPU",
+            "[    9.1] test[90]: segfault at 0 ip 0000000000401136 sp 00007ffc0c5a0c50 error 4 in test",
+        ] {
+            assert!(complaints.is_match(line), "{line}");
+        }
+        // What is left on a stack can be any function's name.
+        for line in [
+            "[   71.742371]  ? rcu_panic+0x20/0x20",
+            "[   71.742371]  ? __die_body.cold+0x1a/0x1f",
+        ] {
+            assert!(!complaints.is_match(line), "{line}");
+        }
+        let is_no_name = |word: &str| word.contains([' ', ':', '-']);
+        let mut words = TROUBLE.split('|').chain(FAULTS.split('|'));
+        assert!(words.all(is_no_name));
     }
 }

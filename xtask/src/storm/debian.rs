@@ -12,7 +12,7 @@ use super::tally::{Nmis, Tally};
 use crate::console::Console;
 use crate::gdb::Gdb;
 use crate::image::Guest;
-use crate::kernel::{Kernel, TROUBLE};
+use crate::kernel::{FAULTS, Kernel, TROUBLE};
 use crate::machine::{GuestDisk, Machine};
 use crate::scenarios::{COMMAND, Plan, Workshop};
 
@@ -21,9 +21,6 @@ const TEST: Duration = Duration::from_secs(1200);
 
 /// `/dev/mem` shows the local APIC.
 const CMDLINE: &str = "iomem=relaxed";
-
-/// What the kernel says when something is wrong with a program.
-const FAULTS: &str = "general protection|unable to handle|segfault|invalid opcode";
 
 /// The machine under test.
 struct Debian<'a> {
