@@ -20,6 +20,9 @@ use boot::PROGRAMS;
 use compile::Flavour;
 use table::{Cell, Results, Row};
 
+/// What is written, in the workspace.
+const PAGE: &str = "docs/matrix.md";
+
 /// How many CPUs the machines have.
 const CPUS: [u32; 3] = [1, 2, 4];
 
@@ -44,12 +47,7 @@ pub fn command(args: &MatrixArgs) -> Result<ExitCode> {
     let shell = Shell::new()?;
     setup::ensure(&shell)?;
     compile::image(&shell, Flavour::Release)?;
-    let revision = {
-        let _here = shell.push_dir(paths::root());
-        cmd!(shell, "git describe --always --dirty")
-            .quiet()
-            .read()?
-    };
+    let revision = revision(&shell)?;
     if let Some(cpus) = args.cpus {
         ensure!(
             CPUS.contains(&cpus),
@@ -75,7 +73,7 @@ pub fn command(args: &MatrixArgs) -> Result<ExitCode> {
     let names = PROGRAMS.map(|program| program.name);
     let (table, complaints) = (seen.table(&names), seen.complaints(&names));
     println!("{table}{complaints}\n{}", seen.times());
-    let path = paths::root().join("docs/matrix.md");
+    let path = paths::root().join(PAGE);
     fs::write(&path, page(&all, &names))?;
     println!("written to {}", path.display());
     Ok(if seen.all_good() {
@@ -83,6 +81,18 @@ pub fn command(args: &MatrixArgs) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The revision of Stillpoint, as git names it, with `-dirty` if a file is changed. [`PAGE`] does not
+/// count: the machine before has changed it.
+fn revision(shell: &Shell) -> Result<String> {
+    let _here = shell.push_dir(paths::root());
+    let name = cmd!(shell, "git describe --always").quiet().read()?;
+    let changed = cmd!(shell, "git diff --name-only HEAD -- . :(exclude){PAGE}")
+        .quiet()
+        .read()?;
+    let dirty = if changed.is_empty() { "" } else { "-dirty" };
+    Ok(name + dirty)
 }
 
 /// Runs one machine. What keeps a machine from running its programs makes them bad.
