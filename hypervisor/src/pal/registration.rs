@@ -94,12 +94,15 @@ impl core::fmt::Display for Refused {
     }
 }
 
-/// The program that runs on this CPU.
-pub fn caller(vcpu: &Vcpu) -> Caller {
-    Caller {
+/// The program that runs on this CPU. A PAL is none.
+fn caller(vcpu: &Vcpu) -> Result<Caller, Refused> {
+    if vcpu.pal.is_some() {
+        return Err(Refused::InsidePal);
+    }
+    Ok(Caller {
         paging: guest_state::paging(),
         width: width(vcpu),
-    }
+    })
 }
 
 /// The width of the code that runs on this CPU.
@@ -137,10 +140,7 @@ fn try_register(
     parameters: u64,
     entry: u64,
 ) -> Result<(), Refused> {
-    if vcpu.pal.is_some() {
-        return Err(Refused::InsidePal);
-    }
-    let caller = caller(vcpu);
+    let caller = caller(vcpu)?;
     let mut view = GuestView(vcpu.cpu);
     let request = Request::read(&mut view, &caller, sections, parameters, entry)?;
     if find(&caller.paging, request.entry, caller.width).is_some() {
@@ -384,10 +384,7 @@ pub fn unregister(vcpu: &mut Vcpu, [entry, ..]: [u64; 4]) -> HypercallResult {
 }
 
 fn try_unregister(vcpu: &mut Vcpu, entry: u64) -> Result<(), Refused> {
-    if vcpu.pal.is_some() {
-        return Err(Refused::InsidePal);
-    }
-    let caller = caller(vcpu);
+    let caller = caller(vcpu)?;
     let (id, slot) = find(&caller.paging, entry, caller.width).ok_or(Refused::NoSuchPal)?;
     if !slot.step(Life::unregister) {
         return Err(Refused::Busy);
@@ -410,10 +407,7 @@ fn try_share(
     lengths: u64,
     count: u64,
 ) -> Result<(), Refused> {
-    if vcpu.pal.is_some() {
-        return Err(Refused::InsidePal);
-    }
-    let caller = caller(vcpu);
+    let caller = caller(vcpu)?;
     let (id, slot) = find(&caller.paging, entry, caller.width).ok_or(Refused::NoSuchPal)?;
     let me = vcpu.cpu.index as u16;
     if !slot.step(|life| life.enter(me)) {
