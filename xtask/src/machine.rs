@@ -47,7 +47,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes the disks in `target/runs/NAME` and starts the machine.
+    /// Makes the disks in `target/runs/NAME` and starts the machine. Disks that `hardware` has already come after
+    /// these.
     pub fn start(
         shell: &Shell,
         name: &str,
@@ -59,6 +60,7 @@ impl Machine {
         let (folder, lock) = emulator::run_folder(name)?;
         let (first, second) = image::disk_paths(&folder);
         let mut hardware = hardware;
+        let more = std::mem::take(&mut hardware.disks);
         if let Some(hypervisor) = hypervisor {
             let cmdline = format!("{GUEST_DRIVE} {}", hypervisor.cmdline);
             image::write_hypervisor_disk(shell, &first, &hypervisor.image, cmdline.trim_end())?;
@@ -70,6 +72,7 @@ impl Machine {
             GuestDisk::Flat(contents) => crate::disk::write_flat_disk(&second, contents)?,
         }
         hardware.disks.push(second);
+        hardware.disks.extend(more);
         let (emulator, lines) = Emulator::start(&folder, &hardware)?;
         let com1 = Line::new(lines.com1, &folder.join("com1.log"))?;
         let listener = match debug_listener {
