@@ -17,6 +17,7 @@ use crate::console::tail;
 use crate::disk::{self, PARTITION_OFFSET};
 use crate::image::guest_base;
 use crate::kernel::{Debian, Kernel};
+use crate::own_files::{self, OwnFile};
 use crate::process::Guarded;
 use crate::progress::{say, step};
 use crate::{apt, paths, tools};
@@ -42,6 +43,8 @@ pub struct FullDebian {
     pub debian: Debian,
     /// Words to add to the kernel's command line.
     pub cmdline: String,
+    /// Files of one's own.
+    pub own: Vec<OwnFile>,
 }
 
 /// A file that is put on the disk, owned by root.
@@ -98,6 +101,14 @@ impl FullDebian {
                 name: program.name,
                 mode: 0o755,
                 source: program.path,
+            });
+        }
+        for OwnFile { name, mode, source } in self.own.iter().cloned() {
+            files.push(Added {
+                folder: own_files::FOLDER,
+                name,
+                mode,
+                source,
             });
         }
         add(shell, path, &files)?;
@@ -212,7 +223,7 @@ const SETUP: &str = include_str!("guest/debian-setup");
 
 /// Puts files on the disk image.
 fn add(shell: &Shell, image: &Path, files: &[Added]) -> Result<()> {
-    let mut commands = String::new();
+    let mut commands = format!("mkdir {}\n", own_files::FOLDER);
     for Added {
         folder,
         name,
@@ -235,8 +246,9 @@ fn add(shell: &Shell, image: &Path, files: &[Added]) -> Result<()> {
         .read()?;
     // Its exit status is 0 whatever happened.
     let written = said.matches("Allocated inode").count();
+    // The folder is one, too.
     ensure!(
-        written == files.len(),
+        written == 1 + files.len(),
         "cannot put the programs on the disk:\n{said}"
     );
     Ok(fs::remove_file(script)?)

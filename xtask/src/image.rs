@@ -13,6 +13,7 @@ use crate::cpio::Archive;
 use crate::disk::{self, DiskFile};
 use crate::full_debian::FullDebian;
 use crate::kernel::{Debian, Kernel};
+use crate::own_files::{self, OwnFile};
 use crate::progress::{say, step};
 use crate::{paths, setup, tools};
 
@@ -73,8 +74,10 @@ pub struct Guest {
     pub plain: bool,
     /// Words to add to the kernel's command line.
     pub cmdline: String,
-    /// Put the guest's own programs in.
+    /// Put the demo programs in.
     pub programs: bool,
+    /// Files of one's own.
+    pub own: Vec<OwnFile>,
 }
 
 impl Guest {
@@ -136,6 +139,11 @@ impl Guest {
                 archive.file(&path, 0o755, &fs::read(&program.path)?);
             }
         }
+        let folder = own_files::FOLDER.trim_start_matches('/');
+        archive.folder(folder);
+        for OwnFile { name, mode, source } in &self.own {
+            archive.file(&format!("{folder}/{name}"), *mode, &fs::read(source)?);
+        }
         Ok(archive.finish())
     }
 }
@@ -182,7 +190,12 @@ pub fn command(args: &ImageArgs) -> Result<()> {
             spec.write_disk(&shell, &guest)
         } else {
             let debian = args.debian;
-            FullDebian { debian, cmdline }.write_disk(&shell, &guest)
+            let full = FullDebian {
+                debian,
+                cmdline,
+                ..FullDebian::default()
+            };
+            full.write_disk(&shell, &guest)
         }
     })?;
     say(format!("{}", hypervisor.display()));

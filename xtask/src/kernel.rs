@@ -70,6 +70,7 @@ impl KernelArgs {
         self.full.then(|| FullDebian {
             debian: self.debian,
             cmdline: cmdline.to_owned(),
+            ..FullDebian::default()
         })
     }
 }

@@ -29,6 +29,7 @@ mod machine;
 mod matrix;
 mod net;
 mod orc;
+mod own_files;
 mod pal_code;
 mod paths;
 mod process;

@@ -16,13 +16,14 @@ use xshell::Shell;
 use crate::colour::Colour;
 use crate::compile::{self, Flavour};
 use crate::emulator::Hardware;
+use crate::full_debian::FullDebian;
 use crate::image::Guest;
 use crate::kernel::KernelArgs;
 use crate::machine::{GuestDisk, Hypervisor, Machine};
 use crate::progress::say;
 use crate::serial::Line;
 use crate::test_guest::TestGuest;
-use crate::{process, setup};
+use crate::{own_files, process, setup};
 
 /// Boot Debian under Stillpoint; the guest's console is this terminal. Ctrl-A x ends.
 #[derive(Args)]
@@ -63,6 +64,9 @@ pub struct RunArgs {
     /// such as "suite=basic" or "suite=smp cpus=2".
     #[arg(long, value_name = "WORDS", conflicts_with = "guest_disk")]
     suite: Option<String>,
+    /// Put this file, a program perhaps, into the guest's /root/own. May be given several times.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["suite", "guest_disk"])]
+    put: Vec<PathBuf>,
     /// The emulator's CPU model.
     #[arg(long, default_value = "broadwell_ult")]
     model: String,
@@ -124,16 +128,18 @@ fn start(shell: &Shell, args: &RunArgs) -> Result<Machine> {
             cmdline: format!("{}{wait}", args.cmdline),
         })
     };
+    let own = own_files::find(&args.put)?;
     let guest = match (&args.guest_disk, &args.suite) {
         (Some(path), _) => GuestDisk::Flat(std::fs::read(path)?),
         (None, Some(words)) => GuestDisk::Flat(TestGuest::build(shell)?.disk(words)?),
         (None, None) => match args.kernel.full(&args.guest_cmdline) {
-            Some(full) => GuestDisk::Full(full),
+            Some(full) => GuestDisk::Full(FullDebian { own, ..full }),
             None => GuestDisk::Debian(Guest {
                 kernel: args.kernel.kernel(),
                 plain: args.plain,
                 cmdline: args.guest_cmdline.clone(),
                 programs: true,
+                own,
             }),
         },
     };

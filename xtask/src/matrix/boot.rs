@@ -89,6 +89,7 @@ pub fn run(workshop: &Workshop, debian: Debian, cpus: u32, results: &mut Results
     plan.guest = GuestDisk::Full(FullDebian {
         debian,
         cmdline: QUICK.into(),
+        ..FullDebian::default()
     });
     let machine = workshop.start(plan)?;
     let booted = Instant::now();

@@ -12,6 +12,7 @@ use crate::emulator::Hardware;
 use crate::image::Guest;
 use crate::kernel::{Kernel, TROUBLE};
 use crate::machine::{GuestDisk, Machine};
+use crate::{own_files, paths};
 
 /// Debian on `cpus` CPUs: all are there, all make hypercalls, and the machine powers off.
 pub fn to_the_shell(workshop: &Workshop, cpus: u32) -> Result<()> {
@@ -102,9 +103,12 @@ fn gdb_in_thirty_two_bit(workshop: &Workshop, machine: &Machine) -> Result<()> {
 /// As Debian ships it: no shortcuts on the command line, KASLR on; gdb finds the symbols anyway.
 pub fn an_untouched_kernel_with_kaslr(workshop: &Workshop) -> Result<()> {
     let mut plan = Plan::debian(2);
+    // A program of one's own comes along.
+    let own = own_files::find(&[paths::target().join("guest-c/32/test")])?;
     plan.guest = GuestDisk::Debian(Guest {
         plain: true,
         programs: true,
+        own,
         ..Guest::default()
     });
     let (machine, mut console) = workshop.boot(plan)?;
@@ -129,6 +133,7 @@ pub fn an_untouched_kernel_with_kaslr(workshop: &Workshop) -> Result<()> {
     );
     gdb.expect("detach", "detached")?;
     console.check("./test 1", COMMAND)?;
+    console.check("own/test 2", COMMAND)?;
     Ok(())
 }
 
