@@ -102,7 +102,7 @@ pub const FAULTS: &str = "general protection|unable to handle|segfault at|invali
 
 /// What 6.1 says, once, of a #GP in a copy to a program's memory: `attack` has the kernel write to a
 /// lent page, and this is how that is refused. It taints the kernel as a warning, 512.
-pub const REFUSED_WRITE: &str = "WARNING: .* ex_handler_uaccess";
+pub const REFUSED_WRITE: &str = "WARNING: .* at arch/x86/mm/extable.c:";
 
 /// Modules worth having in the initramfs.
 const MODULES: [&str; 2] = ["msr.ko", "cpuid.ko"];
