@@ -3,7 +3,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use stillpoint_abi::pal::{Section, SectionType, Width};
+use stillpoint_abi::Hypercall;
+use stillpoint_abi::pal::{Section, SectionType, Width, encode_parameters, encode_sections};
 
 use super::code;
 use super::image::{PARTS, Pal, Part, read, write};
@@ -25,6 +26,7 @@ pub const TESTS: &[Test] = tests![
     a_return_to_no_address_is_refused,
     shared_code_is_written_by_no_copy,
     a_pal_without_its_page_is_gone,
+    no_walk_goes_through_a_lent_page,
     page_tables_come_back_from_a_refused_pal,
 ];
 
@@ -282,6 +284,50 @@ fn a_pal_without_its_page_is_gone(context: &Context) -> Outcome {
 
 /// A program lends the page table that its PAL's pages are found by, and a page that is
 /// lent already. It is refused, and has all its pages again.
+/// Writes bytes to free memory.
+fn put(address: u64, bytes: &[u8]) {
+    for (at, word) in (address..).step_by(8).zip(bytes.as_chunks().0) {
+        write(at, u64::from_le_bytes(*word));
+    }
+}
+
+fn no_walk_goes_through_a_lent_page(context: &Context) -> Outcome {
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    // REG's structures lie in a page whose table can be lent, by another page of the window.
+    let (page, shown) = (1024, 600);
+    let table = program.space.table_of(page);
+    program.space.map(shown, table, ALL);
+    let structures = encode_sections(&PAL.sections()).zip(encode_parameters(PAL.parameters));
+    let Some((sections, parameters)) = structures else {
+        crate::fail!("too many sections or parameters");
+    };
+    let (there, beside) = (page * 4096, page * 4096 + 2048);
+    put(FRAMES + there, &sections);
+    put(FRAMES + beside, &parameters);
+    let arguments = [WINDOW + there, 0, WINDOW + beside, PAL.entry()];
+    let register = || program.hypercall(Hypercall::Register, arguments);
+
+    PAL.fill();
+    check_eq!(register()?, 0, "REG");
+    program.take_back(&PAL)?;
+    let other = Pal::new(12, code::add);
+    other.fill();
+    let [code, data, stack, param] = other.sections();
+    let data = Section {
+        start: WINDOW + shown * 4096,
+        ..data
+    };
+    let lent =
+        program.register_sections(&[code, data, stack, param], other.parameters, other.entry())?;
+    check_eq!(lent, 0, "REG with a page table as data");
+    PAL.fill();
+    check_eq!(register()?, 1, "REG by way of the lent table");
+    PAL.check_untouched()?;
+    check_eq!(program.unregister(&other)?, 0, "UNREG");
+    Ok(())
+}
+
 fn page_tables_come_back_from_a_refused_pal(context: &Context) -> Outcome {
     context.require_stillpoint()?;
     let program = Program::usual();
