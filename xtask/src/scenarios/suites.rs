@@ -78,9 +78,10 @@ pub fn storm_bare(workshop: &Workshop) -> Result<()> {
     )
 }
 
-/// PALs, on four CPUs.
+/// PALs, on four CPUs. COM2 is the debugger's, so that Stillpoint reads and writes memory in the guest's place.
 pub fn pal(workshop: &Workshop) -> Result<()> {
-    run(workshop, Plan::test_guest(workshop, 4, "suite=pal")?)
+    let plan = Plan::test_guest(workshop, 4, "suite=pal com2=hidden")?;
+    run(workshop, plan.cmdline("debug=com2 log=com1"))
 }
 
 /// Each way to reset a machine: the second boot says that it is one. Not by the keyboard controller:

@@ -1,6 +1,7 @@
 //! What the rest of the guest can reach of a PAL: nothing, from ring 0 and from every
 //! CPU, whatever it had in its TLB; and nobody but its program calls it.
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use stillpoint_abi::Hypercall;
@@ -26,6 +27,7 @@ pub const TESTS: &[Test] = tests![
     a_return_to_no_address_is_refused,
     shared_code_is_written_by_no_copy,
     a_pal_without_its_page_is_gone,
+    string_input_writes_no_lent_page,
     no_walk_goes_through_a_lent_page,
     page_tables_come_back_from_a_refused_pal,
 ];
@@ -284,6 +286,26 @@ fn a_pal_without_its_page_is_gone(context: &Context) -> Outcome {
 
 /// A program lends the page table that its PAL's pages are found by, and a page that is
 /// lent already. It is refused, and has all its pages again.
+fn string_input_writes_no_lent_page(context: &Context) -> Outcome {
+    // COM2's last register. If COM2 is the debugger's, Stillpoint makes the access.
+    const PORT: u16 = 0x2ff;
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    let pal = Pal::new(4, code::fill);
+    pal.fill();
+    write(pal.frame(Part::Data), 0x600d);
+    check_eq!(program.register(&pal)?, 0, "REG");
+    let input = catch(|| {
+        // SAFETY: writes a byte of the PAL's, or faults.
+        unsafe { asm!("insb", inout("rdi") pal.frame(Part::Data) => _, in("dx") PORT) };
+    });
+    expect_gp("INSB to a lent page", input)?;
+    let mut words = [0_u64; 4];
+    let answer = program.called(&pal, &[1, words.as_mut_ptr() as u64])?;
+    check_eq!(answer, 0x600d, "what the PAL finds");
+    program.take_back(&pal)
+}
+
 /// Writes bytes to free memory.
 fn put(address: u64, bytes: &[u8]) {
     for (at, word) in (address..).step_by(8).zip(bytes.as_chunks().0) {
