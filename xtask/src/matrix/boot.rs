@@ -97,6 +97,8 @@ pub fn run(workshop: &Workshop, debian: Debian, cpus: u32, results: &mut Results
     console.log_in(BOOT)?;
     let boot = booted.elapsed();
     say(format!("    logged in after {} s", boot.as_secs()));
+    // The loops leave udev little of one CPU, and it kills what takes it too long, in the middle of a module.
+    console.check("udevadm settle --timeout=900", BOOT)?;
     // NMIs that nobody claims are reported at the highest level; the console is needed.
     console.check(
         "echo 0 >/proc/sys/kernel/printk; dmesg -c >/dev/null",
