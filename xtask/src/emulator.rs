@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -75,17 +76,48 @@ pub struct Lines {
     pub com2: TcpStream,
 }
 
+/// What the emulator's log says when its display has a port.
+const LISTENS: &str = "listening for connections on port";
+/// What it says when there is none to have.
+pub const NO_PORT: &str = "could not bind any port";
+
+/// How long a start may take, or be tried again.
+const START: Duration = Duration::from_secs(60);
+
 impl Emulator {
-    /// Starts the emulator with its files in `folder`, and connects to its serial lines.
+    /// Starts the emulator with its files in `folder`, and takes the connections of its serial lines.
+    ///
+    /// It serves its display on a TCP port (5900 to 5949), which it binds first and listens on a moment later. Of
+    /// two emulators that start together, the one that listens last finds every further port refused, and ends:
+    /// that one is started again.
     pub fn start(folder: &Path, hardware: &Hardware) -> Result<(Self, Lines)> {
         fs::create_dir_all(folder)?;
-        let ports = [net::fresh_port()?, net::fresh_port()?];
-        let rc = folder.join("bochsrc");
-        fs::write(&rc, configuration(folder, hardware, ports))?;
-        let bochs = tools::bochs();
         if let Some(warning) = tools::warning(hardware.cpus) {
             say(warning);
         }
+        let deadline = Instant::now() + START;
+        loop {
+            let listeners = [net::listen()?, net::listen()?];
+            let mut emulator = Self::spawn(folder, hardware, &listeners)?;
+            match emulator.wait_until_up(&listeners, deadline) {
+                Ok(lines) => return Ok((emulator, lines)),
+                Err(error) if !emulator.log().contains(NO_PORT) => return Err(error),
+                Err(_) if Instant::now() < deadline => {
+                    say("the emulator found no port for its display; starting it again");
+                    thread::sleep(Duration::from_millis(250));
+                }
+                Err(_) => bail!(
+                    "the emulator finds no TCP port for its display: 5900 to 5949 are all taken; end some of the emulators or VNC servers that run here"
+                ),
+            }
+        }
+    }
+
+    /// Starts the process. Its serial lines connect to `listeners`.
+    fn spawn(folder: &Path, hardware: &Hardware, listeners: &[TcpListener; 2]) -> Result<Self> {
+        let rc = folder.join("bochsrc");
+        fs::write(&rc, configuration(folder, hardware, listeners)?)?;
+        let bochs = tools::bochs();
         let output = File::create(folder.join("bochs.out"))?;
         let loader = bochs.foreign.loader.to_string_lossy();
         let program = if hardware.exact { "setarch" } else { &loader };
@@ -113,14 +145,42 @@ impl Emulator {
                 .stdout(Stdio::from(output))
                 .stderr(Stdio::null());
         })?;
-        let mut emulator = Self {
+        Ok(Self {
             process,
             folder: folder.to_owned(),
+        })
+    }
+
+    /// Waits for its serial lines, and for its display, which a thread of its own starts.
+    fn wait_until_up(
+        &mut self,
+        [com1, com2]: &[TcpListener; 2],
+        deadline: Instant,
+    ) -> Result<Lines> {
+        let lines = Lines {
+            com1: net::accept(com1, || self.check_start(deadline))?,
+            com2: net::accept(com2, || self.check_start(deadline))?,
         };
-        // The emulator waits for each of its clients in turn.
-        let com1 = net::connect_when_up(ports[0], || emulator.check_alive())?;
-        let com2 = net::connect_when_up(ports[1], || emulator.check_alive())?;
-        Ok((emulator, Lines { com1, com2 }))
+        while !self.log().contains(LISTENS) {
+            self.check_start(deadline)?;
+            thread::sleep(net::PAUSE);
+        }
+        Ok(lines)
+    }
+
+    /// Whether waiting for its start still makes sense.
+    fn check_start(&mut self, deadline: Instant) -> Result<()> {
+        let late = Instant::now() >= deadline;
+        if late || self.ended()? {
+            let what = if late {
+                "is not up after a minute"
+            } else {
+                "ended at its start"
+            };
+            let output = fs::read_to_string(self.folder.join("bochs.out")).unwrap_or_default();
+            bail!("the emulator {what}:\n{output}{}", self.log());
+        }
+        Ok(())
     }
 
     /// Whether it has ended.
@@ -141,18 +201,15 @@ impl Emulator {
         let bytes = fs::read(self.folder.join("bochs.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
-
-    fn check_alive(&mut self) -> Result<()> {
-        if self.ended()? {
-            let output = fs::read_to_string(self.folder.join("bochs.out")).unwrap_or_default();
-            bail!("the emulator ended at its start:\n{output}{}", self.log());
-        }
-        Ok(())
-    }
 }
 
 /// The emulator's configuration file.
-fn configuration(folder: &Path, hardware: &Hardware, [com1, com2]: [u16; 2]) -> String {
+fn configuration(
+    folder: &Path,
+    hardware: &Hardware,
+    [com1, com2]: &[TcpListener; 2],
+) -> Result<String> {
+    let (com1, com2) = (com1.local_addr()?, com2.local_addr()?);
     let share = tools::bochs().share;
     let share = share.display();
     let Hardware {
@@ -179,8 +236,8 @@ romimage: file={share}/BIOS-bochs-latest, options=fastboot
 vgaromimage: file={share}/VGABIOS-lgpl-latest
 display_library: rfb, options=\"timeout=0\"
 boot: disk
-com1: enabled=1, mode=socket-server, dev=localhost:{com1}
-com2: enabled=1, mode=socket-server, dev=localhost:{com2}
+com1: enabled=1, mode=socket-client, dev={com1}
+com2: enabled=1, mode=socket-client, dev={com2}
 plugin_ctrl: unmapped=1
 log: {}
 panic: action=fatal
@@ -197,7 +254,7 @@ info: action=report
             disk.display()
         );
     }
-    text
+    Ok(text)
 }
 
 /// A folder for the run `name`, emptied, and the lock that keeps it.

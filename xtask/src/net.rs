@@ -1,37 +1,35 @@
 //! Fresh TCP ports for the emulator's serial lines and for gdb.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-/// A port on which nobody listens now. The emulator binds it a moment later.
-pub fn fresh_port() -> Result<u16> {
-    Ok(listen()?.local_addr()?.port())
-}
+/// How long to wait before asking again whether something has come.
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// A listener on a fresh local port.
 pub fn listen() -> Result<TcpListener> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?)
 }
 
-/// Connects to a server that is just starting; `alive` says whether waiting makes sense.
-pub fn connect_when_up(port: u16, mut alive: impl FnMut() -> Result<()>) -> Result<TcpStream> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+/// Waits for a client; `check` fails when waiting makes no sense any more.
+pub fn accept(listener: &TcpListener, mut check: impl FnMut() -> Result<()>) -> Result<TcpStream> {
+    listener.set_nonblocking(true)?;
     loop {
-        match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
-            Ok(stream) => {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
                 stream.set_nodelay(true)?;
                 return Ok(stream);
             }
-            Err(error) if Instant::now() >= deadline => {
-                bail!("nobody listens on port {port} after 30 s: {error}")
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                check()?;
+                thread::sleep(PAUSE);
             }
-            Err(_) => {
-                alive()?;
-                thread::sleep(Duration::from_millis(20));
-            }
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod boot;
 mod breakpoints;
 mod dmesg;
+mod emulator;
 mod host;
 mod looping_pal;
 mod monitor;
@@ -139,6 +140,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "boot::wait_stops_before_the_first_instruction",
         run: boot::wait,
+    },
+    Scenario {
+        name: "emulator::without_a_port_at_first",
+        run: emulator::no_port_at_first,
     },
     Scenario {
         name: "programs::without_stillpoint_they_say_so",
@@ -400,19 +405,18 @@ impl Workshop {
         compile::image(&self.shell, Flavour::TestHooks)
     }
 
+    /// The folder with one for each machine.
+    pub fn folder(&self) -> PathBuf {
+        paths::runs().join(&self.name)
+    }
+
     /// The logs' place and their ends.
     pub fn report(&self) -> String {
-        let folder = paths::runs().join(&self.name);
+        let folder = self.folder();
         let mut report = format!("logs: {}\n", folder.display());
-        let mut machines: Vec<_> = fs::read_dir(&folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .collect();
-        machines.sort_by_key(fs::DirEntry::file_name);
-        for machine in machines {
+        for machine in self.machines() {
             for (log, lines) in [("com1.log", 25), ("bochs.log", 5)] {
-                let path = machine.path().join(log);
+                let path = machine.join(log);
                 let bytes = fs::read(&path).unwrap_or_default();
                 let text = String::from_utf8_lossy(&bytes).replace('\r', "");
                 report.push_str(&format!(
@@ -427,12 +431,22 @@ impl Workshop {
 
     /// Removes what is large and can be made again.
     pub fn tidy(&self) {
-        let folder = paths::runs().join(&self.name);
-        for machine in fs::read_dir(folder).into_iter().flatten().flatten() {
+        for machine in self.machines() {
             for disk in ["hv.img", "guest.img"] {
                 // Not every machine has both.
-                let _ = fs::remove_file(machine.path().join(disk));
+                let _ = fs::remove_file(machine.join(disk));
             }
         }
+    }
+
+    /// The folders of the machines that there were. Each has a lock beside it.
+    fn machines(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.folder()).into_iter().flatten().flatten();
+        let mut machines: Vec<_> = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect();
+        machines.sort();
+        machines
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use regex::Regex;
 
 use super::{Plan, Workshop};
+use crate::machine::Machine;
 
 /// A suite takes a second or a few on an idle host.
 const SUITE: Duration = Duration::from_secs(240);
@@ -14,11 +15,14 @@ const SUITE: Duration = Duration::from_secs(240);
 /// What ends a suite's output.
 pub const END: &str = r"\d+ passed, \d+ failed\D|test guest panicked[^\n]*";
 
-/// Runs what `plan` says to its end; every test must pass, and there must be some.
+/// Runs what `plan` says to its end.
 fn run(workshop: &Workshop, plan: Plan) -> Result<()> {
-    let machine = workshop.start(plan)?;
-    let mut console = machine.console();
-    passed(&console.expect(END, SUITE)?)
+    to_the_end(&workshop.start(plan)?)
+}
+
+/// Waits for the end of the suite that the machine runs; every test must pass, and there must be some.
+pub fn to_the_end(machine: &Machine) -> Result<()> {
+    passed(&machine.console().expect(END, SUITE)?)
 }
 
 /// Whether every test passed, and there were some.
