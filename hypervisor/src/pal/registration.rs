@@ -142,7 +142,7 @@ fn try_register(
 ) -> Result<(), Refused> {
     let caller = caller(vcpu)?;
     let mut view = GuestView(vcpu.cpu);
-    let request = Request::read(&mut view, &caller, sections, parameters, entry)?;
+    let (request, marshalling) = Request::read(&mut view, &caller, sections, parameters, entry)?;
     if find(&caller.paging, request.entry, caller.width).is_some() {
         return Err(Refused::Taken);
     }
@@ -154,6 +154,7 @@ fn try_register(
             id,
             caller,
             request,
+            marshalling,
             view_frames: Chain::EMPTY,
             table_frames: Chain::EMPTY,
         };
@@ -162,7 +163,7 @@ fn try_register(
         }
         let result = lending.lend_all(vcpu);
         let result = match result {
-            Ok((tables, view)) => lending.into_pal(tables, view),
+            Ok((tables, view)) => Ok(lending.into_pal(tables, view)),
             Err(why) => {
                 lending.release();
                 Err(why)
@@ -203,6 +204,7 @@ struct Lending {
     id: usize,
     caller: Caller,
     request: Request,
+    marshalling: Marshalling,
     view_frames: Chain,
     table_frames: Chain,
 }
@@ -255,7 +257,7 @@ impl Lending {
     }
 
     /// The record of the PAL.
-    fn into_pal(self, tables: PalTables, view: PalView) -> Result<Pal, Refused> {
+    fn into_pal(self, tables: PalTables, view: PalView) -> Pal {
         let page = |section: Option<&Section>, last: bool| {
             let section = section?;
             let offset = if last { section.bytes() - PAGE_SIZE } else { 0 };
@@ -268,9 +270,9 @@ impl Lending {
             page(self.request.first(SectionType::Stack), true),
         ]
         .map(|found| found.unwrap_or(NO_PAGE));
-        Ok(Pal {
+        Pal {
             hot,
-            marshalling: Marshalling::new(&self.request)?,
+            marshalling: self.marshalling,
             own_sections: self.request.sections.len(),
             request: self.request,
             owner: self.caller,
@@ -279,7 +281,7 @@ impl Lending {
             shared_frames: Chain::EMPTY,
             view,
             view_frames: self.view_frames,
-        })
+        }
     }
 
     /// Gives the frames back, no page being lent.

@@ -35,7 +35,7 @@ pub struct Request {
 
 impl Request {
     /// Reads REG's two structures, as the caller itself could read them at CPL
-    /// 3, and judges them.
+    /// 3, and judges them. The second value is how the parameters will be passed.
     ///
     /// # Errors
     /// [`Refusal`], for the first thing that is wrong.
@@ -45,7 +45,7 @@ impl Request {
         sections_at: u64,
         parameters_at: u64,
         entry: u64,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(Self, Marshalling), Refusal> {
         if caller.paging.mode() == PagingMode::Off {
             return Err(Refusal::NoPaging);
         }
@@ -57,8 +57,8 @@ impl Request {
         };
         check_sections(caller, &request.sections, 0)?;
         request.check_entry()?;
-        Marshalling::new(&request)?;
-        Ok(request)
+        let marshalling = Marshalling::new(&request)?;
+        Ok((request, marshalling))
     }
 
     /// The address of every page and what it is for, section by section.

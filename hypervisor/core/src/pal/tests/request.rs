@@ -62,7 +62,8 @@ fn read(
     let sections = encode_sections(sections).unwrap();
     let parameters = encode_parameters(parameters).unwrap();
     let (mut memory, caller) = with_bytes(width, &sections, &parameters);
-    Request::read(&mut memory, &caller, SECTIONS, PARAMETERS, entry)
+    let read = Request::read(&mut memory, &caller, SECTIONS, PARAMETERS, entry);
+    read.map(|(request, _)| request)
 }
 
 #[test]
@@ -425,7 +426,7 @@ proptest! {
         prop_assert!(memory == before);
         let good = is_good(width, &sections, &parameters, entry);
         prop_assert_eq!(request.is_ok(), good, "{:?}", request);
-        if let Ok(request) = request {
+        if let Ok((request, _)) = request {
             let all: Vec<_> = request.sections.iter().map(|s| s.to_bytes()).collect();
             prop_assert_eq!(all.concat(), &bytes[8..]);
             prop_assert!(request.pages().count() as u64 <= MAX_PAGES);
