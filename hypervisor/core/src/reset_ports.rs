@@ -4,7 +4,8 @@
 //! ports' accesses are VM exits; [`ResetPorts::resets`] says which of them restart it.
 //!
 //! Sources: Intel 8255 and 8042 as every PC has had them; the chipsets' reset control
-//! register; ACPI Specification 6.5, section 4.8.3.6, "Reset Register".
+//! register; PCI Local Bus Specification 3.0, section 3.2.2.3.2, "Software Generation of
+//! Configuration Transactions"; ACPI Specification 6.5, section 4.8.3.6, "Reset Register".
 
 /// Keyboard controller: data.
 const KEYBOARD_DATA: u16 = 0x60;
@@ -14,6 +15,13 @@ const KEYBOARD_COMMAND: u16 = 0x64;
 const CONTROL_PORT_A: u16 = 0x92;
 /// Reset control register. Bit 2 going to 1 resets.
 const RESET_CONTROL: u16 = 0xcf9;
+/// PCI's configuration address, when four bytes are written at once: not a byte of it is the
+/// reset control register's then. Its second byte is a device and a function, and bit 2 of
+/// that is set for every function from 4 on.
+const PCI_ADDRESS: (u16, u8) = (0xcf8, 4);
+
+/// Status: the last byte that was written was a command, not data.
+const COMMAND_WAS_LAST: u8 = 1 << 3;
 
 /// Command: the next byte of data goes to the output port, whose bit 0 is the
 /// processor's reset line, low for reset.
@@ -48,14 +56,18 @@ impl ResetPorts {
         .chain(self.acpi.map(|(port, _)| port))
     }
 
-    /// The accesses are seen from now on. What the keyboard controller was told before is
-    /// not known, so the worst is assumed.
-    pub const fn begin(&mut self) {
-        self.output_port_next = true;
+    /// The accesses are seen from now on. `keyboard_status` is what the keyboard controller's
+    /// status register (port 0x64) reads. If the last byte it was given was a command, which
+    /// one is not known, so the worst is assumed.
+    pub const fn begin(&mut self, keyboard_status: u8) {
+        self.output_port_next = keyboard_status & COMMAND_WAS_LAST != 0;
     }
 
     /// Does an OUT of `size` bytes (1, 2 or 4) restart the machine?
     pub fn resets(&mut self, port: u16, size: u8, value: u32) -> bool {
+        if (port, size) == PCI_ADDRESS {
+            return false;
+        }
         let bytes = value.to_le_bytes();
         (port..=u16::MAX)
             .zip(bytes)
@@ -93,9 +105,10 @@ mod tests {
             (0x92, 1, 0x01),
             (0xcf9, 1, 0x06),
             (0xcf9, 1, 0x0e),
-            // A wide access reaches it too.
-            (0xcf8, 4, 0x0600),
+            // A wide access reaches it too, but for PCI's.
             (0xcf8, 2, 0x0400),
+            (0xcf7, 4, 0x0006_0000),
+            (0xcf9, 4, 0x06),
             (0xb2, 1, 0x73),
         ] {
             let mut ports = ResetPorts::new(Some((0xb2, 0x73)));
@@ -111,8 +124,10 @@ mod tests {
             (0x60, 1, 0x00),
             (0x92, 1, 0x02),
             (0xcf9, 1, 0x02),
-            // A PCI configuration address.
+            // PCI configuration addresses: function 0, and functions 4 and 6 of device 31.
             (0xcf8, 4, 0x8000_0004),
+            (0xcf8, 4, 0x8000_fc00),
+            (0xcf8, 4, 0x8000_fe40),
             (0xcf8, 1, 0x06),
             (0xb2, 1, 0x72),
         ] {
@@ -136,12 +151,15 @@ mod tests {
     }
 
     #[test]
-    fn a_command_from_before_counts() {
+    fn a_command_from_before_may_count() {
         let mut ports = ResetPorts::new(None);
-        ports.begin();
+        ports.begin(0x1c);
         assert!(ports.resets(0x60, 1, 0xfe));
-        ports.begin();
+        ports.begin(0x1c);
         assert!(!ports.resets(0x64, 1, 0x20) && !ports.resets(0x60, 1, 0xfe));
+        // Data came last, so no command waits for any.
+        ports.begin(0x14);
+        assert!(!ports.resets(0x60, 1, 0xf4));
     }
 
     #[test]

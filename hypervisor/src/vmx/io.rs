@@ -20,6 +20,8 @@ use crate::memory::layout;
 use crate::pal;
 use crate::serial::COM2;
 
+const KEYBOARD_STATUS: u16 = 0x64;
+
 static DEBUG_PORT_HIDDEN: AtomicBool = AtomicBool::new(false);
 
 /// Do these ports exit?
@@ -62,7 +64,8 @@ pub fn watch_resets(on: bool) {
     let Some(pages) = state::pages() else { return };
     let mut ports = RESET_PORTS.lock();
     if !WATCHED.swap(on, Relaxed) {
-        ports.begin();
+        // SAFETY: the keyboard controller's status, which reading does not change.
+        ports.begin(unsafe { Port::new(KEYBOARD_STATUS).read() });
     }
     for port in ports.ports() {
         let byte = layout::direct(pages.io_bitmaps).wrapping_add(usize::from(port) / 8);

@@ -19,6 +19,7 @@ use crate::{check, cpu, smp, tests};
 /// The watch on the ports.
 pub const TESTS: &[Test] = tests![
     reset_ports_exit_while_there_are_pals,
+    pci_configuration_is_no_restart,
     the_watch_ends_amid_refusals,
 ];
 
@@ -50,6 +51,28 @@ fn reset_ports_exit_while_there_are_pals(context: &Context) -> Outcome {
     program.take_back(&PAL)?;
     check!(!is_watched()?, "afterwards");
     Ok(())
+}
+
+fn pci_configuration_is_no_restart(context: &Context) -> Outcome {
+    const ADDRESS: u16 = 0xcf8;
+    const DATA: u16 = 0xcfc;
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    program.give(&PAL)?;
+    // Its second byte, that of the reset control register, is a device and a function.
+    for function in 0..8_u32 {
+        // SAFETY: reads the first register of a device, if it is there.
+        let identity: u32 = unsafe {
+            Port::new(ADDRESS).write(1_u32 << 31 | function << 8);
+            Port::new(DATA).read()
+        };
+        check!(
+            (identity != u32::MAX) == (function == 0),
+            "function {function} of the bridge: {identity:#x}"
+        );
+    }
+    // UNREG fails if the PAL has been ended.
+    program.take_back(&PAL)
 }
 
 static PROGRAM: Shared<Option<Program>> = Shared::new(None);
