@@ -107,9 +107,17 @@ static INITIAL: Area = {
     Area(words)
 };
 
+/// The header's bits for components that XCR0 has off are left as they are by XSAVE, and
+/// XRSTOR faults for them: the guest may have turned some off since the last call.
 #[unsafe(naked)]
 unsafe extern "C" fn xsave(area: *mut u8) {
-    naked_asm!("mov eax, -1", "mov edx, -1", "xsave64 [rdi]", "ret")
+    naked_asm!(
+        "mov qword ptr [rdi + 512], 0",
+        "mov eax, -1",
+        "mov edx, -1",
+        "xsave64 [rdi]",
+        "ret"
+    )
 }
 
 #[unsafe(naked)]

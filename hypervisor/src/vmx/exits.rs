@@ -204,7 +204,9 @@ fn set_xcr(vcpu: &mut Vcpu) {
     let value = gprs[Gpr::Rdx] << 32 | gprs[Gpr::Rax] & 0xffff_ffff;
     let supported = state::cpuid(0xd, 0);
     let supported = u64::from(supported.edx) << 32 | u64::from(supported.eax);
-    if xsetbv::allowed(index, value, supported, vcpu.cpl()) && msr::write_xcr0(value).is_ok() {
+    // The caller of a PAL gets its state back under the XCR0 that it was put aside under.
+    let allowed = vcpu.pal.is_none() && xsetbv::allowed(index, value, supported, vcpu.cpl());
+    if allowed && msr::write_xcr0(value).is_ok() {
         vcpu.skip_instruction();
     } else {
         vcpu.general_protection();

@@ -14,6 +14,7 @@ mod program;
 pub mod reset;
 mod share;
 mod space;
+mod vectors;
 mod watch;
 
 use crate::harness::Test;
@@ -26,6 +27,7 @@ pub const TESTS: &[&[Test]] = &[
     share::TESTS,
     copy_back::TESTS,
     nmi::TESTS,
+    vectors::TESTS,
     watch::TESTS,
     many::TESTS,
 ];
