@@ -81,28 +81,29 @@ impl Chain {
         }
     }
 
-    /// Gives one of the frames back, wiped. False if it is none of these.
-    pub fn release_one(&mut self, frame: Hpa) -> bool {
-        let mut pool = POOL.lock();
-        let mut before = END;
-        let mut this = self.first;
-        while this != END && pool.address(this) != frame {
-            before = this;
-            this = pool.next[usize::from(this)];
+    /// Gives those frames back, wiped, for which `which` says so.
+    pub fn release_if(&mut self, mut which: impl FnMut(Hpa) -> bool) {
+        let (mut before, mut this) = (END, self.first);
+        while this != END {
+            let (address, next) = {
+                let pool = POOL.lock();
+                (pool.address(this), pool.next[usize::from(this)])
+            };
+            if which(address) {
+                wipe(address);
+                let mut pool = POOL.lock();
+                match before {
+                    END => self.first = next,
+                    before => pool.next[usize::from(before)] = next,
+                }
+                pool.next[usize::from(this)] = pool.free;
+                pool.free = this;
+                pool.left += 1;
+            } else {
+                before = this;
+            }
+            this = next;
         }
-        if this == END {
-            return false;
-        }
-        let after = pool.next[usize::from(this)];
-        match before {
-            END => self.first = after,
-            before => pool.next[usize::from(before)] = after,
-        }
-        wipe(frame);
-        pool.next[usize::from(this)] = pool.free;
-        pool.free = this;
-        pool.left += 1;
-        true
     }
 
     /// Gives the frames back, wiped.

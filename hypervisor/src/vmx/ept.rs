@@ -197,16 +197,17 @@ pub fn join() {
     let Some(State { map, splits, .. }) = state.as_mut() else {
         return;
     };
-    for (region, place) in PAGE_TABLES.iter().enumerate() {
-        if place.load(Relaxed) == 0 {
-            continue;
-        }
-        if let Some(table) = map.join(splits, Gpa::new((region as u64) << 21)) {
+    splits.release_if(|table| {
+        // A directory is none: as many frames as there are GiB to split can stay.
+        let Some(region) = ept::own_region(&Tables, table) else {
+            return false;
+        };
+        let joined = map.join(&mut Tables, region) == Some(table);
+        if joined && let Some(place) = PAGE_TABLES.get((region.as_u64() >> 21) as usize) {
             place.store(0, Relaxed);
-            // One that the boot has made stays the guest's view's.
-            let _was_from_the_pool = splits.release_one(table);
         }
-    }
+        joined
+    });
 }
 
 /// Lets the guest read ones where a page is lent. No CPU has a translation for it yet.

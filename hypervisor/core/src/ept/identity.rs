@@ -6,7 +6,8 @@
 //! one that is right by itself, and the caller sees to INVEPT.
 
 use super::{
-    Entry, EptError, Leaf, Level, Page, Permissions, TableMemory, lookup, page_table, table_of,
+    ADDRESS_WIDTH, Entry, EptError, Leaf, Level, Page, Permissions, TableMemory, lookup,
+    page_table, table_of,
 };
 use crate::addr::{Gpa, Hpa, PageSize, PhysRange};
 use crate::mtrr::{MemoryType, Mtrrs};
@@ -131,7 +132,7 @@ impl IdentityMap {
         gpa: Gpa,
     ) -> Result<Leaf, EptError> {
         let bad = EptError::BadAddress(gpa);
-        if self.hole.contains(gpa.as_u64()) || gpa.as_u64() >> 48 != 0 {
+        if self.hole.contains(gpa.as_u64()) || gpa.as_u64() >> ADDRESS_WIDTH != 0 {
             return Err(bad);
         }
         let root = self.root;
@@ -170,7 +171,8 @@ impl IdentityMap {
     ) -> Result<(Hpa, MemoryType), EptError> {
         let bad = EptError::BadAddress(gpa);
         let aligned = gpa.page_offset() == 0 && page.hpa.page_offset() == 0;
-        if !aligned || self.hole.contains(gpa.as_u64()) {
+        let in_reach = gpa.as_u64() >> ADDRESS_WIDTH == 0;
+        if !aligned || !in_reach || self.hole.contains(gpa.as_u64()) {
             return Err(bad);
         }
         let mut builder = self.builder(memory);

@@ -137,8 +137,12 @@ pub fn page_table(memory: &impl TableMemory, root: Hpa, gpa: Gpa) -> Option<Hpa>
     table_of(memory, root, Level::Pt, gpa)
 }
 
-/// The table of this level that has an entry for an address.
+/// The table of this level that has an entry for an address. Past 48 bits there is none,
+/// and the indices of such an address are those of another.
 fn table_of(memory: &impl TableMemory, root: Hpa, level: Level, gpa: Gpa) -> Option<Hpa> {
+    if gpa.as_u64() >> ADDRESS_WIDTH != 0 {
+        return None;
+    }
     let (mut table, mut above) = (root, Level::Pml4);
     while above != level {
         let entry = Entry(memory.read(table, above.index(gpa)));
@@ -156,6 +160,21 @@ fn table_of(memory: &impl TableMemory, root: Hpa, level: Level, gpa: Gpa) -> Opt
 pub fn tag(memory: &impl TableMemory, page_table: Hpa, gpa: Gpa) -> u8 {
     Entry(memory.read(page_table, Level::Pt.index(gpa))).tag()
 }
+
+/// The 2 MiB that a page table maps, if all its pages are the guest's own.
+pub fn own_region(memory: &impl TableMemory, page_table: Hpa) -> Option<Gpa> {
+    let start = Entry(memory.read(page_table, 0)).address();
+    let own = (0..512).all(|part| {
+        let entry = Entry(memory.read(page_table, part));
+        let address = start.as_u64() + part as u64 * Level::Pt.span();
+        let page = Page::own(Gpa::new(address));
+        entry == Entry::page(Level::Pt, page.hpa, page.permissions, entry.memory_type())
+    });
+    (own && start.as_u64().is_multiple_of(Level::Pd.span())).then(|| Gpa::new(start.as_u64()))
+}
+
+/// Bits of an address that four levels of tables translate.
+const ADDRESS_WIDTH: u32 = 48;
 
 /// The levels of the tables, by the SDM's names of what is at each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -325,11 +325,20 @@ fn pages_are_joined_when_all_are_the_guests_own() {
     }
     let split = map.tables();
     assert!(split > before);
+    let table = page_table(&memory, map.root(), gpa).unwrap();
+    // The address has more bits than the tables translate.
+    let alias = Gpa::new(1 << 48 | gpa.as_u64());
+    assert_eq!(page_table(&memory, map.root(), alias), None);
     map.set_page(&mut memory, gpa, Page::own(gpa)).unwrap();
     assert_eq!(map.join(&mut memory, gpa), None, "one is lent still");
+    assert_eq!(own_region(&memory, table), None, "one is lent still");
     let other = Gpa::new(0x1000_4000);
     map.set_page(&mut memory, other, Page::own(other)).unwrap();
     let table = page_table(&memory, map.root(), gpa);
+    assert_eq!(
+        own_region(&memory, table.unwrap()),
+        Some(Gpa::new(0x1000_0000))
+    );
     assert_eq!(map.join(&mut memory, gpa), table);
     assert_eq!(map.tables(), split - 1);
     for root in [map.root(), map.zero_root()] {
@@ -350,7 +359,14 @@ fn what_cannot_be_set_is_refused() {
     let (mtrrs, mut memory) = (mtrrs(), tables(64));
     let mut map = IdentityMap::build(&mut memory, &plan(&mtrrs)).unwrap();
     let before = memory.tables.clone();
-    for gpa in [map.hole.start, map.hole.end - 0x1000, 0x1001, 512 * GIB] {
+    let past_48_bits = (1 << 48) | (7 * GIB);
+    for gpa in [
+        map.hole.start,
+        map.hole.end - 0x1000,
+        0x1001,
+        512 * GIB,
+        past_48_bits,
+    ] {
         let refused = map.set_page(&mut memory, Gpa::new(gpa), Page::own(Gpa::new(0)));
         assert_eq!(refused, Err(EptError::BadAddress(Gpa::new(gpa))));
     }
