@@ -10,8 +10,8 @@ use stillpoint_utpm::{Checked, Entropy, EntropyFailure};
 
 use crate::vmx::state::cpuid;
 
-/// The machine's source, once it has passed its tests.
-static CHECKED: Mutex<Option<Checked<Instruction>>> = Mutex::new(None);
+/// The machine's source, once it has been tested. One that has failed is not asked again.
+static CHECKED: Mutex<Option<Result<Checked<Instruction>, EntropyFailure>>> = Mutex::new(None);
 
 /// The machine's source of randomness.
 pub struct Source(());
@@ -20,16 +20,19 @@ pub struct Source(());
 /// neither instruction, or what they give is not random.
 pub fn source() -> Result<Source, EntropyFailure> {
     let mut checked = CHECKED.lock();
-    if checked.is_none() {
+    let checked = checked.get_or_insert_with(|| {
         let instruction = Instruction::of_this_cpu().ok_or(EntropyFailure)?;
-        *checked = Some(Checked::new(instruction)?);
-    }
-    Ok(Source(()))
+        Checked::new(instruction)
+    });
+    checked.as_ref().map(|_| Source(())).map_err(|why| *why)
 }
 
 impl Entropy for Source {
     fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyFailure> {
-        CHECKED.lock().as_mut().ok_or(EntropyFailure)?.fill(into)
+        match CHECKED.lock().as_mut() {
+            Some(Ok(checked)) => checked.fill(into),
+            _ => Err(EntropyFailure),
+        }
     }
 }
 
