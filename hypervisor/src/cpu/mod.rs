@@ -11,6 +11,7 @@ pub mod percpu;
 pub mod smp;
 
 use core::arch::asm;
+use core::arch::x86_64::{_mm_clflush, _mm_mfence};
 
 /// Stops this CPU for good; NMIs wake it for nothing.
 pub fn halt_forever() -> ! {
@@ -18,6 +19,22 @@ pub fn halt_forever() -> ! {
         // SAFETY: no memory is touched; interrupts are off in the hypervisor.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
+}
+
+/// Writes memory back from every CPU's caches: a reset of the machine drops what only they
+/// hold (Intel SDM vol. 3, 11.1.1 "Processor State After Reset").
+pub fn write_back(start: *const u8, len: usize) {
+    // No processor with VMX has shorter lines.
+    const LINE: usize = 64;
+    let end = start.wrapping_add(len);
+    let mut line = start.map_addr(|address| address & !(LINE - 1));
+    while line < end {
+        // SAFETY: changes nothing, and the caller's memory is mapped.
+        unsafe { _mm_clflush(line) };
+        line = line.wrapping_add(LINE);
+    }
+    // SAFETY: CLFLUSH is through before what comes next.
+    unsafe { _mm_mfence() };
 }
 
 /// The time-stamp counter.

@@ -8,26 +8,33 @@
 use core::sync::atomic::Ordering::SeqCst;
 
 use stillpoint_abi::pal::SectionType;
-use stillpoint_core::addr::{Gpa, Hpa};
+use stillpoint_core::addr::{Gpa, Hpa, PAGE_SIZE};
 use stillpoint_core::events::Event;
 use stillpoint_core::pal::{Life, Rights};
 use vmcs_inspect::{ExitReason, Field};
 
 use super::{Pal, Slot, calls, slot, slots, tpm};
-use crate::cpu::percpu;
+use crate::cpu::{self, percpu};
 use crate::debug::{self, remote};
 use crate::log::log;
-use crate::memory::pool;
+use crate::memory::{layout, pool};
 use crate::trace::{self, PalEnd};
 use crate::vmx::instructions::get;
 use crate::vmx::vcpu::Vcpu;
 use crate::vmx::{ept, io};
 
+/// Wipes a page that a PAL could write, in memory as well as in the caches.
+fn wipe(gpa: Gpa) {
+    let page = Hpa::new(gpa.as_u64());
+    pool::wipe(page);
+    cpu::write_back(layout::direct(page), PAGE_SIZE as usize);
+}
+
 /// Gives a page back to the guest, wiped if the PAL could write it. With the machine
 /// stopped; [`ept::views_changed`] is to follow.
 pub fn return_page(id: usize, kind: SectionType, gpa: Gpa) {
     if Rights::of(kind) == Rights::ReadWrite {
-        pool::wipe(Hpa::new(gpa.as_u64()));
+        wipe(gpa);
     }
     return_unused(id, kind, gpa);
 }
@@ -207,7 +214,7 @@ pub fn end_all(vcpu: &mut Vcpu) {
                     if let Some(gpa) = pal.translate(gva)
                         && Rights::of(kind) == Rights::ReadWrite
                     {
-                        pool::wipe(Hpa::new(gpa.as_u64()));
+                        wipe(gpa);
                     }
                 }
             }

@@ -6,7 +6,7 @@ use stillpoint_utpm::{Outcome, Tpm};
 
 use super::memory::PalsMemory;
 use super::slot;
-use crate::cpu::entropy;
+use crate::cpu::{self, entropy};
 use crate::log::log;
 use crate::vmx::vcpu::Vcpu;
 
@@ -21,6 +21,7 @@ pub fn wipe() {
         tpm.wipe();
     }
     *tpm = None;
+    cpu::write_back((&raw const *tpm).cast(), size_of_val(&*tpm));
 }
 
 /// One command. `None` if the caller has to execute its VMCALL again.
