@@ -5,10 +5,11 @@ use spin::Once;
 use stillpoint_core::addr::Gpa;
 use stillpoint_core::int15::{self, Answer, E820_ENTRY_SIZE, Request, SMAP};
 use stillpoint_core::memmap::MemoryMap;
+use stillpoint_core::paging::PhysMem;
 use stillpoint_core::registers::Gpr;
 use vmcs_inspect::Field;
 
-use super::guest;
+use super::guest::{self, GuestView};
 use crate::vmx::instructions::{get, set};
 use crate::vmx::vcpu::Vcpu;
 
@@ -62,6 +63,8 @@ pub fn answer(vcpu: &mut Vcpu) {
         .get()
         .map_or(Answer::PassOn, |map| int15::answer(map, request));
     vcpu.skip_instruction();
+    // The bases of ES and SS are the guest's to choose, anywhere below 4 GiB.
+    let mut memory = GuestView(vcpu.cpu);
     let gprs = &mut vcpu.registers.gprs;
     let low = |gprs: &mut stillpoint_core::registers::Gprs, register, value: u16| {
         gprs[register] = gprs[register] & !0xffff | u64::from(value);
@@ -73,7 +76,7 @@ pub fn answer(vcpu: &mut Vcpu) {
             gprs[Gpr::Rax] = u64::from(SMAP);
             gprs[Gpr::Rbx] = u64::from(next);
             gprs[Gpr::Rcx] = E820_ENTRY_SIZE as u64;
-            guest::write(Gpa::new(buffer), &entry).is_err()
+            memory.write(Gpa::new(buffer), &entry).is_err()
         }
         Answer::E801 {
             wide,
@@ -105,9 +108,9 @@ pub fn answer(vcpu: &mut Vcpu) {
     // The flags that IRET restores: IP, CS, FLAGS from SS:SP up.
     let stack = get(Field::GUEST_SS_BASE) + ((get(Field::GUEST_RSP) + 4) & 0xffff);
     let mut flags = [0; 2];
-    if guest::read(Gpa::new(stack), &mut flags).is_ok() {
+    if memory.read(Gpa::new(stack), &mut flags).is_ok() {
         flags[0] = flags[0] & !1 | u8::from(failed);
-        let _just_read = guest::write(Gpa::new(stack), &flags);
+        let _refused_in_a_pals_page = memory.write(Gpa::new(stack), &flags);
     }
     set(Field::GUEST_RIP, IRET);
 }
