@@ -9,19 +9,19 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use stillpoint_abi::pal::{RETURN_ADDRESS, Width};
+use stillpoint_abi::pal::{RETURN_ADDRESS, SectionType, Width};
 use stillpoint_core::addr::Gva;
 use stillpoint_core::paging::{PagingMode, PagingRegs, WalkError};
 use stillpoint_core::pal::{CallSite, CopyError, Entry, Piece, registers_after};
 use stillpoint_core::registers::Gprs;
 use stillpoint_core::task_switch::vmcs::SEGMENTS;
-use vmcs_inspect::{Field, PrimaryControls};
+use vmcs_inspect::{ActivityState, Field, PrimaryControls};
 
 use super::ending::bring_on;
 use super::fpu::{self, Vectors};
 use super::memory::{CallersMemory, PalsMemory};
 use super::registration::width;
-use super::{Held, Pal, Slot, cr3_address, ending, find, slot};
+use super::{Held, Pal, Slot, cr3_address, ending, find, slot, tag};
 use crate::debug::registers;
 use crate::trace;
 use crate::vmx::instructions::{get, set};
@@ -37,6 +37,11 @@ const DR7: u64 = 1 << 10;
 
 /// Segment registers that are put aside.
 const SEGMENT_COUNT: usize = 6;
+
+/// Two of them, and where a segment's access rights are.
+const CS: usize = 1;
+const SS: usize = 2;
+const RIGHTS: usize = 3;
 
 /// Those that a PAL which returns can have changed: ES, DS, FS and GS. CS and SS it can
 /// change only by what ends it, since it reaches no descriptor table.
@@ -79,8 +84,8 @@ pub enum Call {
     NotOne,
 }
 
-/// The guest fetches an instruction from a page that is lent.
-pub fn call(vcpu: &mut Vcpu) -> Call {
+/// The guest fetches an instruction from a page that is lent, with this tag.
+pub fn call(vcpu: &mut Vcpu, page_tag: u8) -> Call {
     let (rip, width) = (get(Field::GUEST_RIP), width(vcpu));
     if vcpu.cpl() != 3 || !is_flat(width) {
         return Call::NotOne;
@@ -89,6 +94,11 @@ pub fn call(vcpu: &mut Vcpu) -> Call {
     let Some((id, slot)) = find(&paging, rip, width) else {
         return Call::NotOne;
     };
+    // The page tables that found the PAL may be another program's by now, with a page of
+    // its own PAL there.
+    if page_tag != tag(id, SectionType::Code) {
+        return Call::NotOne;
+    }
     let me = vcpu.cpu.index as u16;
     if slot.step(|life| life.enter(me)) {
         enter(vcpu, id, slot, paging);
@@ -126,14 +136,14 @@ fn is_flat(width: Width) -> bool {
     /// D/B: 32-bit code, ESP.
     const WIDE: u64 = 1 << 14;
     const ES_TO_DS: usize = 4;
-    const CS: usize = 1;
-    const SS: usize = 2;
     width == Width::Bits64
         || get(Field::GUEST_RFLAGS) & VM == 0
             && SEGMENTS[..ES_TO_DS]
                 .iter()
                 .all(|[_, base, limit, _]| get(*base) == 0 && get(*limit) == u64::from(u32::MAX))
-            && [CS, SS].iter().all(|&n| get(SEGMENTS[n][3]) & WIDE != 0)
+            && [CS, SS]
+                .iter()
+                .all(|&n| get(SEGMENTS[n][RIGHTS]) & WIDE != 0)
 }
 
 /// What the caller gets for memory that is not there.
@@ -214,6 +224,7 @@ fn switch(vcpu: &mut Vcpu, id: usize, pal: &Pal, paging: &PagingRegs) {
     }
     registers::set_guest_dr7(vcpu, DR7);
     set(Field::GUEST_IA32_DEBUGCTL, 0);
+    set(Field::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
     vcpu.end_shadows();
     ept::use_view(pal.view.eptp());
     if core::mem::take(&mut vcpu.zero_view) {
@@ -264,13 +275,30 @@ fn switch_back(vcpu: &mut Vcpu, segments: &[usize]) {
 /// guest is its caller again, at the entry.
 pub fn abandon(vcpu: &mut Vcpu) -> Option<usize> {
     let id = vcpu.pal.take()?;
+    // In ring 0, where a kernel can bring a PAL of its own, it has changed what it liked.
+    let paging = &vcpu.caller.paging;
+    set(Field::GUEST_CR4, paging.cr4);
+    guest_state::set_efer(paging.efer);
+    set(
+        Field::GUEST_ACTIVITY_STATE,
+        ActivityState::Active.raw().into(),
+    );
     switch_back(vcpu, &[0, 1, 2, 3, 4, 5]);
     Some(id)
 }
 
 /// Is this page fault of the PAL's its return? `linear` is the address that it was for.
-pub fn is_return(linear: u64) -> bool {
-    linear == RETURN_ADDRESS && get(Field::GUEST_RIP) == RETURN_ADDRESS
+/// It returns in the mode in which it was called: not from ring 0, where a kernel can
+/// bring a PAL of its own.
+pub fn is_return(vcpu: &Vcpu, linear: u64) -> bool {
+    let as_called = |segment: usize| {
+        let [.., rights] = SEGMENTS[segment];
+        get(rights) == vcpu.caller.segments[segment][RIGHTS]
+    };
+    linear == RETURN_ADDRESS
+        && get(Field::GUEST_RIP) == RETURN_ADDRESS
+        && as_called(CS)
+        && as_called(SS)
 }
 
 /// The PAL has returned.

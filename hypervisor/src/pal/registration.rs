@@ -143,8 +143,13 @@ fn try_register(
     let caller = caller(vcpu)?;
     let mut view = GuestView(vcpu.cpu);
     let (request, marshalling) = Request::read(&mut view, &caller, sections, parameters, entry)?;
-    if find(&caller.paging, request.entry, caller.width).is_some() {
-        return Err(Refused::Taken);
+    let is_taken = || find(&caller.paging, request.entry, caller.width).is_some();
+    if is_taken() {
+        // It may be that of a program that has gone.
+        touched::end_orphans(vcpu);
+        if is_taken() {
+            return Err(Refused::Taken);
+        }
     }
     let (id, slot) = claim(vcpu).ok_or(Refused::NoSlot)?;
     // No page can be taken from under the walk, and none is seen by a CPU that still

@@ -30,7 +30,7 @@ const FETCH: u64 = 1 << 2;
 #[inline(never)] // Large: other exits are not to pay for its frame.
 pub fn handle(vcpu: &mut Vcpu, gpa: Gpa, tag: u8, qualification: u64, original: Option<Event>) {
     let fetch = qualification & FETCH != 0;
-    if fetch && original.is_none() && calls::call(vcpu) == Call::Taken {
+    if fetch && original.is_none() && calls::call(vcpu, tag) == Call::Taken {
         return;
     }
     let page = gpa.page();

@@ -5,7 +5,7 @@ use stillpoint_core::segment::Segment;
 use stillpoint_core::task_switch::vmcs::SEGMENTS;
 use vmcs_inspect::{AccessRights, Field, SegmentRegister, VmcsAccess};
 
-use super::instructions::get;
+use super::instructions::{get, set};
 use super::state;
 
 /// What decides how the guest of this VMCS translates addresses.
@@ -48,4 +48,18 @@ pub fn segment(register: SegmentRegister) -> Segment {
         limit: get(limit) as u32,
         rights: AccessRights::from_raw(get(rights) as u32),
     }
+}
+
+/// Sets IA32_EFER, and the entry control that has to agree with its LMA.
+pub fn set_efer(efer: u64) {
+    const IA32E_MODE_GUEST: u64 = 1 << 9;
+    const LMA: u64 = 1 << 10;
+    set(Field::GUEST_IA32_EFER, efer);
+    let controls = get(Field::VM_ENTRY_CONTROLS);
+    let controls = if efer & LMA != 0 {
+        controls | IA32E_MODE_GUEST
+    } else {
+        controls & !IA32E_MODE_GUEST
+    };
+    set(Field::VM_ENTRY_CONTROLS, controls);
 }

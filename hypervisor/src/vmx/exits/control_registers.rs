@@ -11,7 +11,7 @@ use crate::cpu::percpu;
 use crate::memory::guest::GuestView;
 use crate::vmx::instructions::{get, invvpid_all, set};
 use crate::vmx::vcpu::Vcpu;
-use crate::vmx::{setup, state};
+use crate::vmx::{guest_state, setup, state};
 
 fn register(real: Field, shadow: Field, mask: Field) -> ControlRegister {
     ControlRegister {
@@ -43,6 +43,9 @@ pub fn modes() -> GuestModes {
 
 /// Exit reason 28.
 pub fn access(vcpu: &mut Vcpu) {
+    if vcpu.pal.is_some() {
+        return vcpu.general_protection();
+    }
     let access = ControlRegisterAccess::from_raw(get(Field::EXIT_QUALIFICATION));
     let fixed = state::fixed_bits();
     let modes = modes();
@@ -91,7 +94,7 @@ pub fn access(vcpu: &mut Vcpu) {
             set(real, register.real);
             set(shadow, register.shadow);
             if let Some(efer) = efer {
-                set_efer(efer);
+                guest_state::set_efer(efer);
             }
             if flush && vcpu.controls.vpid {
                 invvpid_all();
@@ -99,20 +102,6 @@ pub fn access(vcpu: &mut Vcpu) {
             vcpu.skip_instruction();
         }
     }
-}
-
-/// IA32_EFER, and the entry control that has to agree with its LMA.
-fn set_efer(efer: u64) {
-    const IA32E_MODE_GUEST: u64 = 1 << 9;
-    const LMA: u64 = 1 << 10;
-    set(Field::GUEST_IA32_EFER, efer);
-    let controls = get(Field::VM_ENTRY_CONTROLS);
-    let controls = if efer & LMA != 0 {
-        controls | IA32E_MODE_GUEST
-    } else {
-        controls & !IA32E_MODE_GUEST
-    };
-    set(Field::VM_ENTRY_CONTROLS, controls);
 }
 
 /// Loads the four PDPTEs from where CR3 points. False if one has reserved bits

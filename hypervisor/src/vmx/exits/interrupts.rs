@@ -62,7 +62,7 @@ pub fn exception_or_nmi(vcpu: &mut Vcpu) {
     undo_iret(ExitKind::Exception(info));
     if vcpu.pal.is_some()
         && info.vector() == PAGE_FAULT
-        && pal::calls::is_return(get(Field::EXIT_QUALIFICATION))
+        && pal::calls::is_return(vcpu, get(Field::EXIT_QUALIFICATION))
     {
         return pal::calls::returned(vcpu);
     }

@@ -3,19 +3,21 @@
 
 use core::arch::naked_asm;
 
+use super::code::nothing;
 use super::image::Pal;
 use super::program::{Program, result, stack_top};
+use crate::boot::selector;
 use crate::descriptors::{Shared, USER_RETURN_VECTOR};
 use crate::harness::{Context, Failure, Outcome, Test};
 use crate::trap::{Frame, vector, with_handler};
 use crate::{check, check_eq, cpu, fail, tests};
 
 /// PALs that fault.
-pub const TESTS: &[Test] = tests![a_pal_that_misbehaves_ends];
+pub const TESTS: &[Test] = tests![a_pal_that_misbehaves_ends, a_pal_in_ring_0_ends];
 
 /// Defines PALs by their instructions, and the table of them.
 macro_rules! misdeeds {
-    ($($name:ident: $($instruction:literal),*;)*) => {
+    ($table:ident: $($name:ident: $($instruction:literal),*;)*) => {
         $(
             #[unsafe(naked)]
             unsafe extern "C" fn $name() {
@@ -23,12 +25,13 @@ macro_rules! misdeeds {
             }
         )*
 
-        const MISDEEDS: &[(&str, unsafe extern "C" fn())] =
+        const $table: &[(&str, unsafe extern "C" fn())] =
             &[$((stringify!($name), $name)),*];
     };
 }
 
 misdeeds! {
+    MISDEEDS:
     divide_error: "xor ecx, ecx", "div ecx";
     undefined_instruction: "ud2";
     breakpoint: "int3";
@@ -64,6 +67,16 @@ misdeeds! {
     load_gdt: "lgdt [rsp]";
     invalidate: "invd";
     set_xcr0: "mov ecx, 0", "mov eax, 1", "xor edx, edx", "xsetbv";
+}
+
+// LSTAR is the address behind SYSCALL.
+misdeeds! {
+    IN_RING_0:
+    return_from_ring_0: "syscall", "mov eax, 4", "jmp rax";
+    set_xcr0_in_ring_0: "syscall", "mov ecx, 0", "mov eax, 1", "xor edx, edx", "xsetbv", "mov eax, 4",
+        "jmp rax";
+    write_cr4_in_ring_0: "syscall", "mov rax, cr4", "btc rax, 13", "mov cr4, rax", "mov eax, 4",
+        "jmp rax";
 }
 
 /// Vector state of a caller: what it loads before the call, and what it has afterwards.
@@ -103,16 +116,43 @@ fn note_fault(frame: &mut Frame) {
     frame.rip = store_vectors as *const () as u64;
 }
 
+const IA32_EFER: u32 = 0xc000_0080;
+const IA32_STAR: u32 = 0xc000_0081;
+const IA32_LSTAR: u32 = 0xc000_0082;
 const IA32_FS_BASE: u32 = 0xc000_0100;
+const EFER_SCE: u64 = 1;
+
+/// Where the PALs are.
+const PAGE: u64 = 4;
 
 /// FS base of the caller: not what loading FS would set.
 const FS_BASE: u64 = 0x1234_5000;
 
 fn a_pal_that_misbehaves_ends(context: &Context) -> Outcome {
     context.require_stillpoint()?;
+    check_misdeeds(MISDEEDS)
+}
+
+/// A kernel that has a PAL of its own can have it leave CPL 3.
+fn a_pal_in_ring_0_ends(context: &Context) -> Outcome {
+    const SYSCALL_LENGTH: u64 = 2;
+    context.require_stillpoint()?;
+    let before = [IA32_EFER, IA32_STAR, IA32_LSTAR].map(|msr| (msr, cpu::rdmsr(msr)));
+    let efer = cpu::rdmsr(IA32_EFER);
+    cpu::wrmsr(IA32_EFER, efer | EFER_SCE);
+    cpu::wrmsr(IA32_STAR, u64::from(selector::CODE64) << 32);
+    cpu::wrmsr(IA32_LSTAR, Pal::new(PAGE, nothing).entry() + SYSCALL_LENGTH);
+    let outcome = check_misdeeds(IN_RING_0);
+    for (msr, value) in before {
+        cpu::wrmsr(msr, value);
+    }
+    outcome
+}
+
+fn check_misdeeds(misdeeds: &[(&str, unsafe extern "C" fn())]) -> Outcome {
     let program = Program::usual();
-    for (name, code) in MISDEEDS {
-        if let Err(why) = check_misdeed(&program, &Pal::new(4, *code)) {
+    for (name, code) in misdeeds {
+        if let Err(why) = check_misdeed(&program, &Pal::new(PAGE, *code)) {
             match why {
                 Failure::Why(why) => fail!("{name}: {why}"),
                 other => return Err(other),

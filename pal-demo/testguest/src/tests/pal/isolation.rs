@@ -13,7 +13,7 @@ use super::program::{Program, others};
 use super::space::{ALL, FRAMES, WINDOW};
 use crate::descriptors::Shared;
 use crate::harness::{Context, Failure, Outcome, Test};
-use crate::modes::{self, Level};
+use crate::modes::{self, BiosRegisters, Level};
 use crate::tests::expect_gp;
 use crate::trap::{Frame, Trap, catch};
 use crate::{check, check_eq, cpu, smp, tests};
@@ -27,6 +27,8 @@ pub const TESTS: &[Test] = tests![
     a_return_to_no_address_is_refused,
     shared_code_is_written_by_no_copy,
     a_pal_without_its_page_is_gone,
+    a_place_left_behind_is_free,
+    no_bios_service_writes_a_lent_page,
     string_input_writes_no_lent_page,
     no_walk_goes_through_a_lent_page,
     page_tables_come_back_from_a_refused_pal,
@@ -211,6 +213,16 @@ fn only_the_program_itself_calls(context: &Context) -> Outcome {
     let stranger = Err::<(), _>(modes::resume(&elsewhere));
     expect_gp("a call from another program", stranger)?;
 
+    // The page of another PAL at the entry, as a program could have it that has got the
+    // page tables of one that is gone.
+    let other = Pal::new(8, code::add);
+    program.give(&other)?;
+    program.space.map(PAL.page, other.frame(Part::Code), ALL);
+    let another_page = at_cpl_3(&program, before);
+    program.space.restore(PAL.page);
+    expect_gp("a call of another PAL's page", another_page)?;
+    program.take_back(&other)?;
+
     check_answer(&program, "a call by the program itself")?;
     program.take_back(&PAL)
 }
@@ -284,26 +296,72 @@ fn a_pal_without_its_page_is_gone(context: &Context) -> Outcome {
     Ok(())
 }
 
-/// A program lends the page table that its PAL's pages are found by, and a page that is
-/// lent already. It is refused, and has all its pages again.
+fn a_place_left_behind_is_free(context: &Context) -> Outcome {
+    const ANOTHER: u64 = 202;
+    let program = with_pal(context)?;
+    // A program that has got the page tables of one that is gone, with a page of its own.
+    let data = PAL.page + Part::Data as u64;
+    program.space.map(data, FRAMES + ANOTHER * 4096, ALL);
+    let registered = program.register(&PAL)?;
+    let unregistered = program.unregister(&PAL)?;
+    program.space.restore(data);
+    check_eq!(registered, 0, "REG at the entry of a PAL that was left");
+    check_eq!(unregistered, 0, "UNREG");
+    PAL.check_given_back()
+}
+
+/// Gives a PAL whose data begin with 600Dh its pages, has `disturb` done, and checks that
+/// the PAL finds its data as they were.
+fn with_data(program: &Program, data: u64, disturb: impl FnOnce() -> Outcome) -> Outcome {
+    let pal = Pal::new(4, code::fill);
+    pal.fill();
+    write(data, 0x600d);
+    check_eq!(program.register(&pal)?, 0, "REG");
+    let disturbed = disturb();
+    let mut words = [0_u64; 4];
+    let answer = program.called(&pal, &[1, words.as_mut_ptr() as u64])?;
+    check_eq!(program.unregister(&pal)?, 0, "UNREG");
+    check_eq!(answer, 0x600d, "what the PAL finds");
+    disturbed
+}
+
+fn no_bios_service_writes_a_lent_page(context: &Context) -> Outcome {
+    // Conventional memory that nothing has a use for.
+    const PAGE: u64 = 0x9_0000;
+    const SMAP: u32 = 0x534d_4150;
+    context.require_stillpoint()?;
+    let program = Program::usual();
+    let data = PAL.page + Part::Data as u64;
+    program.space.map(data, PAGE, ALL);
+    let outcome = with_data(&program, PAGE, || {
+        let registers = BiosRegisters {
+            eax: 0xe820,
+            ecx: 20,
+            edx: SMAP,
+            es: (PAGE >> 4) as u16,
+            ..BiosRegisters::default()
+        };
+        let answer = modes::bios(0x15, registers);
+        check!(answer.carry(), "E820 into a lent page succeeds");
+        Ok(())
+    });
+    program.space.restore(data);
+    outcome
+}
+
 fn string_input_writes_no_lent_page(context: &Context) -> Outcome {
     // COM2's last register. If COM2 is the debugger's, Stillpoint makes the access.
     const PORT: u16 = 0x2ff;
     context.require_stillpoint()?;
     let program = Program::usual();
-    let pal = Pal::new(4, code::fill);
-    pal.fill();
-    write(pal.frame(Part::Data), 0x600d);
-    check_eq!(program.register(&pal)?, 0, "REG");
-    let input = catch(|| {
-        // SAFETY: writes a byte of the PAL's, or faults.
-        unsafe { asm!("insb", inout("rdi") pal.frame(Part::Data) => _, in("dx") PORT) };
-    });
-    expect_gp("INSB to a lent page", input)?;
-    let mut words = [0_u64; 4];
-    let answer = program.called(&pal, &[1, words.as_mut_ptr() as u64])?;
-    check_eq!(answer, 0x600d, "what the PAL finds");
-    program.take_back(&pal)
+    let data = PAL.frame(Part::Data);
+    with_data(&program, data, || {
+        let input = catch(|| {
+            // SAFETY: writes a byte of the PAL's, or faults.
+            unsafe { asm!("insb", inout("rdi") data => _, in("dx") PORT) };
+        });
+        expect_gp("INSB to a lent page", input)
+    })
 }
 
 /// Writes bytes to free memory.
@@ -350,6 +408,8 @@ fn no_walk_goes_through_a_lent_page(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// A program lends the page table that its PAL's pages are found by, and a page that is
+/// lent already. It is refused, and has all its pages again.
 fn page_tables_come_back_from_a_refused_pal(context: &Context) -> Outcome {
     context.require_stillpoint()?;
     let program = Program::usual();
