@@ -288,8 +288,8 @@ pub fn abandon(vcpu: &mut Vcpu) -> Option<usize> {
 }
 
 /// Is this page fault of the PAL's its return? `linear` is the address that it was for.
-/// It returns in the mode in which it was called: not from ring 0, where a kernel can
-/// bring a PAL of its own.
+/// It returns in the mode in which it was called, all that is not restored being as it
+/// was: a kernel can bring a PAL of its own to ring 0.
 pub fn is_return(vcpu: &Vcpu, linear: u64) -> bool {
     let as_called = |segment: usize| {
         let [.., rights] = SEGMENTS[segment];
@@ -299,6 +299,8 @@ pub fn is_return(vcpu: &Vcpu, linear: u64) -> bool {
         && get(Field::GUEST_RIP) == RETURN_ADDRESS
         && as_called(CS)
         && as_called(SS)
+        && get(Field::GUEST_CR4) == vcpu.caller.paging.cr4
+        && get(Field::GUEST_IA32_EFER) == vcpu.caller.paging.efer
 }
 
 /// The PAL has returned.

@@ -143,11 +143,11 @@ fn try_register(
     let caller = caller(vcpu)?;
     let mut view = GuestView(vcpu.cpu);
     let (request, marshalling) = Request::read(&mut view, &caller, sections, parameters, entry)?;
-    let is_taken = || find(&caller.paging, request.entry, caller.width).is_some();
-    if is_taken() {
+    let there = || find(&caller.paging, request.entry, caller.width);
+    if let Some((id, slot)) = there() {
         // It may be that of a program that has gone.
-        touched::end_orphans(vcpu);
-        if is_taken() {
+        touched::end_orphan(vcpu, id, slot);
+        if there().is_some() {
             return Err(Refused::Taken);
         }
     }

@@ -75,7 +75,12 @@ fn end_if_orphaned(vcpu: &mut Vcpu, id: usize, page: Gpa) -> bool {
     })
 }
 
-/// Ends every PAL whose program has gone, as far as a page shows it.
+/// Ends a PAL if its program has gone, as far as a page shows it.
+pub fn end_orphan(vcpu: &mut Vcpu, id: usize, slot: &Slot) {
+    debug::with_machine_stopped(vcpu, |vcpu| end_without(vcpu, id, slot, |_, _| true));
+}
+
+/// Ends every PAL whose program has gone.
 pub fn end_orphans(vcpu: &mut Vcpu) {
     debug::with_machine_stopped(vcpu, |vcpu| {
         for (id, slot) in slots() {

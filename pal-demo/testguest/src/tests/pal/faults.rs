@@ -75,6 +75,8 @@ misdeeds! {
     return_from_ring_0: "syscall", "mov eax, 4", "jmp rax";
     set_xcr0_in_ring_0: "syscall", "mov ecx, 0", "mov eax, 1", "xor edx, edx", "xsetbv", "mov eax, 4",
         "jmp rax";
+    leave_cr4_changed: "syscall", "mov rax, cr4", "btc rax, 2", "mov cr4, rax", "lea rcx, [rip + 2f]",
+        "mov r11d, 2", "sysretq", "2: mov eax, 4", "jmp rax";
     write_cr4_in_ring_0: "syscall", "mov rax, cr4", "btc rax, 13", "mov cr4, rax", "mov eax, 4",
         "jmp rax";
 }
@@ -140,7 +142,9 @@ fn a_pal_in_ring_0_ends(context: &Context) -> Outcome {
     let before = [IA32_EFER, IA32_STAR, IA32_LSTAR].map(|msr| (msr, cpu::rdmsr(msr)));
     let efer = cpu::rdmsr(IA32_EFER);
     cpu::wrmsr(IA32_EFER, efer | EFER_SCE);
-    cpu::wrmsr(IA32_STAR, u64::from(selector::CODE64) << 32);
+    // SYSRET's SS is 8 on, and its CS 16.
+    let user = u64::from(selector::USER_DATA - 8);
+    cpu::wrmsr(IA32_STAR, user << 48 | u64::from(selector::CODE64) << 32);
     cpu::wrmsr(IA32_LSTAR, Pal::new(PAGE, nothing).entry() + SYSCALL_LENGTH);
     let outcome = check_misdeeds(IN_RING_0);
     for (msr, value) in before {
