@@ -244,7 +244,9 @@ fn the_next_client_finds_nothing_of_one_that_was_killed() {
     assert_shows(&text, "<_start>:\t0xb9");
     assert!(server.guest_lives());
 
-    // Killed while the machine is stopped: it waits for the next one.
+    // Killed while the machine is stopped: it waits for the next one. What the one before it sent is
+    // not to be taken for its own.
+    server.take_record();
     let mut gdb = server.spawn_gdb(&["hbreak work", "continue", "shell sleep 5"]);
     wait_for(&server, "qXfer:threads:read::0,1000");
     thread::sleep(Duration::from_millis(300));

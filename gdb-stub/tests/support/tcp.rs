@@ -150,6 +150,9 @@ impl Server {
             "set confirm off",
             "-ex",
             "set height 0",
+            // Not 2 s: GDB would send its packet again to a stub that the host does not let run.
+            "-ex",
+            "set remotetimeout 30",
         ])
         .arg(&guest().elf)
         .args(["-ex", &format!("target remote localhost:{}", self.port)])
