@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::Result;
+use rustix::net::sockopt::set_tcp_quickack;
 
 /// A connected serial line. The clones are the same line.
 #[derive(Clone)]
@@ -31,8 +32,13 @@ struct State {
 
 impl Line {
     /// Takes over `stream`; what comes in goes to the file `log` too.
+    ///
+    /// The emulator sends each byte by itself, and its kernel holds the next one back until this is
+    /// acknowledged, which takes 40 ms unless it is done at once. The kernel's promise to do so does not last:
+    /// it is asked for again after each read.
     pub fn new(stream: TcpStream, log: &Path) -> Result<Self> {
         let mut reader = stream.try_clone()?;
+        set_tcp_quickack(&reader, true)?;
         let mut log = File::create(log)?;
         let received = Arc::new(Received {
             state: Mutex::default(),
@@ -46,6 +52,8 @@ impl Line {
             let mut buffer = [0; 4096];
             // A reset connection is the emulator's end, like an orderly close.
             while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                // A connection that has just gone cannot do it; the next read sees that.
+                let _ = set_tcp_quickack(&reader, true);
                 let _ = log.write_all(&buffer[..count]);
                 lock(&received.state)
                     .bytes
