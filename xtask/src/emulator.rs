@@ -76,6 +76,8 @@ pub struct Lines {
     pub com2: TcpStream,
 }
 
+/// The name of the emulator's log.
+const LOG: &str = "bochs.log";
 /// What the emulator's log says when its display has a port.
 const LISTENS: &str = "listening for connections on port";
 /// What it says when there is none to have.
@@ -117,6 +119,8 @@ impl Emulator {
     fn spawn(folder: &Path, hardware: &Hardware, listeners: &[TcpListener; 2]) -> Result<Self> {
         let rc = folder.join("bochsrc");
         fs::write(&rc, configuration(folder, hardware, listeners)?)?;
+        // What an emulator before it said is not its own; there may be none.
+        let _ = fs::remove_file(folder.join(LOG));
         let bochs = tools::bochs();
         let output = File::create(folder.join("bochs.out"))?;
         let loader = bochs.foreign.loader.to_string_lossy();
@@ -170,17 +174,19 @@ impl Emulator {
 
     /// Whether waiting for its start still makes sense.
     fn check_start(&mut self, deadline: Instant) -> Result<()> {
-        let late = Instant::now() >= deadline;
-        if late || self.ended()? {
-            let what = if late {
-                "is not up after a minute"
-            } else {
-                "ended at its start"
-            };
-            let output = fs::read_to_string(self.folder.join("bochs.out")).unwrap_or_default();
-            bail!("the emulator {what}:\n{output}{}", self.log());
-        }
-        Ok(())
+        let log = self.log();
+        let what = if log.contains(NO_PORT) {
+            // Its display's thread says so, and may hang instead of ending the process.
+            "has no port for its display"
+        } else if Instant::now() >= deadline {
+            "is not up after a minute"
+        } else if self.ended()? {
+            "ended at its start"
+        } else {
+            return Ok(());
+        };
+        let output = fs::read_to_string(self.folder.join("bochs.out")).unwrap_or_default();
+        bail!("the emulator {what}:\n{output}{}", self.log())
     }
 
     /// Whether it has ended.
@@ -198,7 +204,7 @@ impl Emulator {
 
     /// The emulator's log so far.
     pub fn log(&self) -> String {
-        let bytes = fs::read(self.folder.join("bochs.log")).unwrap_or_default();
+        let bytes = fs::read(self.folder.join(LOG)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
@@ -244,7 +250,7 @@ panic: action=fatal
 error: action=report
 info: action=report
 ",
-        folder.join("bochs.log").display()
+        folder.join(LOG).display()
     );
     for (disk, place) in hardware.disks.iter().zip(["master", "slave"]) {
         // Writing to a String cannot fail.
