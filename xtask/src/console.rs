@@ -132,6 +132,24 @@ impl Console {
         Ok(())
     }
 
+    /// Turns Linux's detectors of soft lockups and hung tasks off, for a time in which a PAL keeps interrupts
+    /// off for long, or on again. They are left on everywhere else.
+    ///
+    /// They complain after 120 s of the guest (see `image`). The first `utpm` of a boot makes the micro-TPM's RSA key in
+    /// one call: some 800 million instructions on average, 40 s, but how many primes have to be tried is left
+    /// to chance, and up to one key in a hundred takes three times as long. A kernel without a detector has not
+    /// its file.
+    pub fn detect_lockups(&mut self, on: bool, timeout: Duration) -> Result<()> {
+        let settings = [("watchdog", 1), ("hung_task_timeout_secs", 120)];
+        let commands = settings.map(|(name, usual)| {
+            let value = if on { usual } else { 0 };
+            let file = format!("/proc/sys/kernel/{name}");
+            format!("{{ [ ! -e {file} ] || echo {value} >{file}; }}")
+        });
+        self.check(&commands.join(" && "), timeout)?;
+        Ok(())
+    }
+
     /// How many NMIs the guest's kernel has handled, by CPU.
     pub fn nmis(&mut self, timeout: Duration) -> Result<Vec<u64>> {
         let row = self.check("grep NMI: /proc/interrupts", timeout)?;

@@ -29,6 +29,8 @@ pub struct Program {
     rounds: usize,
     /// What it prints each time, at least once.
     says: &'static str,
+    /// Whether it has the micro-TPM's key made, which Linux may take for a lockup.
+    makes_key: bool,
 }
 
 /// All of them, in the order of the table.
@@ -38,30 +40,35 @@ pub const PROGRAMS: [Program; 5] = [
         arguments: "7 8",
         rounds: 2,
         says: r"With PAL:\s+0x8 = \*\S+\s+0xf = my_pal\(0x7, \S+\)\s+0x9 = ",
+        makes_key: false,
     },
     Program {
         name: "test",
         arguments: "7",
         rounds: 10,
         says: r"(?m)^0 = vmcall\(TV_HC_TEST, 7\)",
+        makes_key: false,
     },
     Program {
         name: "test_args",
         arguments: "7 7 7",
         rounds: 1,
         says: r"(?m)^Test pass",
+        makes_key: false,
     },
     Program {
         name: "utpm",
         arguments: "",
         rounds: 1,
         says: r"(?m)^utpm: all ok",
+        makes_key: true,
     },
     Program {
         name: "attack",
         arguments: "",
         rounds: 1,
         says: r"(?m)^all \d+ attempts refused",
+        makes_key: false,
     },
 ];
 
@@ -217,6 +224,9 @@ impl Guest {
             one(0, &names[0]),
             one(1, &names[1])
         );
+        if program.makes_key {
+            self.console.detect_lockups(false, COMMAND)?;
+        }
         let ended = AtomicBool::new(false);
         let (port, cpus) = (self.debug_port, self.cpus);
         let (output, sender) = thread::scope(|scope| {
@@ -226,6 +236,9 @@ impl Guest {
             (output, sender.join())
         });
         let output = output?;
+        if program.makes_key {
+            self.console.detect_lockups(true, COMMAND)?;
+        }
         match sender {
             Ok(result) => result.context("NMIs by the debugger")?,
             Err(_) => bail!("the debugger's thread panicked"),
