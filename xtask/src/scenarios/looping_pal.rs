@@ -39,6 +39,8 @@ pub fn is_killed(workshop: &Workshop) -> Result<()> {
     let (machine, mut console) = workshop.boot(Plan::debian(2))?;
     for looping in &PROGRAMS {
         let program = looping.program;
+        // The PAL keeps interrupts off on its CPU for as long as gdb works.
+        console.detect_lockups(false, COMMAND)?;
         // Not on CPU 0, which the console's interrupts go to.
         console.check(
             &format!(
@@ -50,6 +52,7 @@ pub fn is_killed(workshop: &Workshop) -> Result<()> {
         look_and_kill(&mut gdb, looping).with_context(|| format!("a PAL of {program}"))?;
         gdb.expect("detach", "detached")?;
         let output = end_of(&mut console, program)?;
+        console.detect_lockups(true, COMMAND)?;
         ensure!(
             output.contains("ended") && output.ends_with("status 0"),
             "{program}: {output}"
@@ -141,7 +144,7 @@ fn look_and_kill(gdb: &mut Gdb, looping: &Looping) -> Result<()> {
     gdb.expect("monitor pal", "no PAL is registered")?;
     gdb.expect(&format!("monitor pal page {gpa}"), "the guest's")?;
     gdb.expect(
-        "monitor trace all 60",
+        "monitor trace all 300",
         "(?s)PAL 0 registered.*PAL 0 ended at 0x.*killed by the debugger",
     )?;
     Ok(())
