@@ -103,28 +103,35 @@ fn gdb_in_thirty_two_bit(workshop: &Workshop, machine: &Machine) -> Result<()> {
 
 /// As Debian ships it: no shortcuts on the command line, KASLR on; gdb finds the symbols anyway.
 pub fn an_untouched_kernel_with_kaslr(workshop: &Workshop) -> Result<()> {
-    let mut plan = Plan::debian(2);
-    // A program of one's own comes along.
-    let own = own_files::find(&[paths::target().join("guest-c/32/test")])?;
-    plan.guest = GuestDisk::Debian(Guest {
-        plain: true,
-        programs: true,
-        own,
-        ..Guest::default()
-    });
-    let (machine, mut console) = workshop.boot(plan)?;
-    // Where the kernel says it is, and where its symbols were linked.
-    let line = console.check("grep ' _text$' /proc/kallsyms", COMMAND)?;
-    let text = line.split(' ').next().unwrap_or_default().to_owned();
-    ensure!(
-        text.starts_with("ffffffff") && text != "ffffffff81000000",
-        "KASLR moved nothing: {line}"
-    );
-    kernel_stack(workshop, &machine, &text)?;
-    console.check("./test 1", COMMAND)?;
-    console.check("own/test 2", COMMAND)?;
-    Ok(())
+    // One place in some 480 is where it was linked: not twice.
+    for part in ["first", "second"] {
+        let mut plan = Plan::debian(2).part(part);
+        // A program of one's own comes along.
+        let own = own_files::find(&[paths::target().join("guest-c/32/test")])?;
+        plan.guest = GuestDisk::Debian(Guest {
+            plain: true,
+            programs: true,
+            own,
+            ..Guest::default()
+        });
+        let (machine, mut console) = workshop.boot(plan)?;
+        // Where the kernel says it is, and where its symbols were linked.
+        let line = console.check("grep ' _text$' /proc/kallsyms", COMMAND)?;
+        let text = line.split(' ').next().unwrap_or_default();
+        ensure!(text.starts_with("ffffffff"), "no address: {line}");
+        if text == LINKED {
+            continue;
+        }
+        kernel_stack(workshop, &machine, text)?;
+        console.check("./test 1", COMMAND)?;
+        console.check("own/test 2", COMMAND)?;
+        return Ok(());
+    }
+    bail!("KASLR moved nothing, twice")
 }
+
+/// Where the kernel's text is without KASLR.
+const LINKED: &str = "ffffffff81000000";
 
 /// How often [`kernel_stack`] looks.
 const LOOKS: usize = 5;
