@@ -4,6 +4,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
@@ -14,6 +16,28 @@ use crate::progress::say;
 
 /// The package that brings the release keys, and where it puts them.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// How often something is fetched before it counts as failed, and what lies between.
+const ATTEMPTS: usize = 3;
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// An option of every `apt-get` that fetches.
+const PATIENT: &str = "Acquire::Retries=3";
+
+/// Runs what fetches `what`, and again after a pause if it fails: an archive has its bad moments.
+pub fn persist(what: &str, fetch: impl Fn() -> Result<()>) -> Result<()> {
+    for attempt in 1..ATTEMPTS {
+        if fetch().is_ok() {
+            return Ok(());
+        }
+        say(format!(
+            "attempt {attempt} of {ATTEMPTS} to fetch {what} failed; the next in {} s",
+            PAUSE.as_secs()
+        ));
+        thread::sleep(PAUSE);
+    }
+    fetch().with_context(|| format!("cannot fetch {what}"))
+}
 
 /// What must be installed on the system: package, and a file that shows that it is.
 const SYSTEM_PACKAGES: [(&str, &[&str]); 11] = [
@@ -59,21 +83,26 @@ pub fn install_missing(shell: &Shell) -> Result<()> {
     say(install_command(&packages));
     let sudo = [as_root(), &["env", "DEBIAN_FRONTEND=noninteractive"]].concat();
     let sudo = &sudo;
+    // Something else of the system's may be at it, such as its daily upgrade.
+    let options = &["-o", PATIENT, "-o", "DPkg::Lock::Timeout=600"];
     let list = &packages;
-    let install = || {
-        cmd!(
+    let install = || -> Result<()> {
+        Ok(cmd!(
             shell,
-            "env {sudo...} apt-get -qq -y install --no-install-recommends {list...}"
+            "env {sudo...} apt-get {options...} -qq -y install --no-install-recommends {list...}"
         )
         .quiet()
-        .run()
+        .run()?)
     };
     if install().is_err() {
         // A fresh container has no package lists yet.
-        cmd!(shell, "env {sudo...} apt-get -qq update")
-            .quiet()
-            .run()?;
-        install().with_context(|| format!("run `{}` by hand", install_command(&packages)))?;
+        persist("the system's package lists", || {
+            Ok(cmd!(shell, "env {sudo...} apt-get {options...} -qq update")
+                .quiet()
+                .run()?)
+        })?;
+        persist("system packages", install)
+            .with_context(|| format!("run `{}` by hand", install_command(&packages)))?;
     }
     let still = missing_packages();
     if !still.is_empty() {
@@ -113,11 +142,13 @@ impl PrivateApt {
             format!("deb [signed-by={KEYRING}] http://deb.debian.org/debian {suite} main\n"),
         )?;
         say(format!("fetching the package lists of {name}"));
-        let options = apt.options();
-        cmd!(shell, "apt-get {options...} -qq update")
-            .quiet()
-            .ignore_stderr()
-            .run()?;
+        let options = &apt.options();
+        persist(&format!("the package lists of {name}"), || {
+            Ok(cmd!(shell, "apt-get {options...} -qq update")
+                .quiet()
+                .ignore_stderr()
+                .run()?)
+        })?;
         Ok(apt)
     }
 
@@ -125,6 +156,7 @@ impl PrivateApt {
     pub fn first_dependency(&self, shell: &Shell, package: &str) -> Result<String> {
         let options = self.options();
         let text = cmd!(shell, "apt-cache {options...} depends {package}")
+            .env("LC_ALL", "C")
             .quiet()
             .ignore_stderr()
             .read()?;
@@ -143,27 +175,23 @@ impl PrivateApt {
         closure: bool,
         into: &Path,
     ) -> Result<()> {
-        let options = self.options();
+        let options = &self.options();
         let debs = self.folder.join("cache/archives");
-        if closure {
-            cmd!(
-                shell,
-                "apt-get {options...} -qq -y --download-only install {packages...}"
-            )
-            .quiet()
-            .ignore_stdout()
-            .ignore_stderr()
-            .run()
-        } else {
-            let here = shell.push_dir(&debs);
-            let result = cmd!(shell, "apt-get {options...} -qq download {packages...}")
-                .quiet()
-                .ignore_stderr()
-                .run();
-            drop(here);
-            result
-        }
-        .with_context(|| format!("cannot fetch {}", packages.join(" ")))?;
+        let names = packages.join(" ");
+        persist(&names, || {
+            let fetch = if closure {
+                cmd!(
+                    shell,
+                    "apt-get {options...} -qq -y --download-only install {packages...}"
+                )
+                .ignore_stdout()
+            } else {
+                cmd!(shell, "apt-get {options...} -qq download {packages...}")
+            };
+            // Where `download` puts what it fetches.
+            let _here = shell.push_dir(&debs);
+            Ok(fetch.quiet().ignore_stderr().run()?)
+        })?;
         fs::create_dir_all(into)?;
         for entry in fs::read_dir(&debs)? {
             let deb = entry?.path();
@@ -200,7 +228,9 @@ impl PrivateApt {
             format!("APT::Architecture={}", self.debian.name()),
             "APT::Sandbox::User=root".into(),
             "Acquire::Languages=none".into(),
-            "Acquire::Retries=3".into(),
+            PATIENT.into(),
+            // Otherwise an update of which a part is missing counts as good.
+            "APT::Update::Error-Mode=any".into(),
         ]
         .into_iter()
         .flat_map(|option| ["-o".to_owned(), option])

@@ -137,7 +137,7 @@ fn boot_sector(boot: &[u8], partition_sectors: u64) -> Result<Vec<u8>> {
 
 /// GRUB's core image. Its prefix names no disk: it is the one that it was started from,
 /// whether the BIOS calls that 80h or 81h.
-fn core_image(shell: &Shell) -> Result<Vec<u8>> {
+pub fn core_image(shell: &Shell) -> Result<Vec<u8>> {
     let folder = tools::once("grub-core", |into| {
         let grub = tools::grub_mkimage();
         let (loader, libraries, program) = (&grub.loader, &grub.libraries, &grub.program);

@@ -134,8 +134,7 @@ impl FullDebian {
                     ensure_root(shell)?;
                     ensure_space(into)?;
                     let tree = paths::target().join(format!("{VERSION}-{name}-tree"));
-                    remove(shell, &tree)?;
-                    self.install(&tree)?;
+                    self.install(shell, &tree)?;
                     self.fill(shell, &tree, &into.join("disk.img"))?;
                     remove(shell, &tree)
                 },
@@ -146,7 +145,7 @@ impl FullDebian {
 
     /// Runs debootstrap into the folder `tree`, and then makes the system ready for the emulator. The
     /// log lies beside it.
-    fn install(&self, tree: &Path) -> Result<()> {
+    fn install(&self, shell: &Shell, tree: &Path) -> Result<()> {
         let kernel = Self::kernel_of(self.debian).source().1;
         let log = tree.with_extension("log");
         // What an earlier attempt said is not wanted; there may be none.
@@ -154,34 +153,8 @@ impl FullDebian {
         let include = format!("--include={PACKAGES},{kernel}");
         let architecture = format!("--arch={}", self.debian.name());
         let folder = tree.to_string_lossy();
-        let commands: [(&str, Vec<&str>); 2] = [
-            (
-                "debootstrap",
-                vec![
-                    "debootstrap",
-                    "--variant=minbase",
-                    &architecture,
-                    &include,
-                    self.release(),
-                    &folder,
-                    MIRROR,
-                ],
-            ),
-            (
-                "its set-up",
-                vec![
-                    "chroot",
-                    &folder,
-                    "sh",
-                    "-c",
-                    SETUP,
-                    "debian-setup",
-                    self.uuid(),
-                ],
-            ),
-        ];
-        for (what, command) in commands {
-            if let Err(error) = logged(&command, &log) {
+        let run = |what: &str, command: &[&str]| -> Result<()> {
+            if let Err(error) = logged(command, &log) {
                 let said = fs::read_to_string(&log).unwrap_or_default();
                 bail!(
                     "{what} failed ({error}). It needs root and {MIRROR}. The end of {}:\n{}",
@@ -189,8 +162,31 @@ impl FullDebian {
                     tail(&said, 8)
                 );
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        let debootstrap = [
+            "debootstrap",
+            "--variant=minbase",
+            &architecture,
+            &include,
+            self.release(),
+            &folder,
+            MIRROR,
+        ];
+        apt::persist("a Debian", || {
+            remove(shell, tree)?;
+            run("debootstrap", &debootstrap)
+        })?;
+        let set_up = [
+            "chroot",
+            &folder,
+            "sh",
+            "-c",
+            SETUP,
+            "debian-setup",
+            self.uuid(),
+        ];
+        run("its set-up", &set_up)
     }
 
     /// Writes the disk image from the tree.
@@ -241,6 +237,7 @@ fn add(shell: &Shell, image: &Path, files: &[Added]) -> Result<()> {
     let device = format!("{}?offset={PARTITION_OFFSET}", image.display());
     let folder = Path::new(disk::mke2fs()).with_file_name("debugfs");
     let output = cmd!(shell, "{folder} -w -f {script} {device}")
+        .env("LC_ALL", "C")
         .quiet()
         .output()?;
     // Its exit status is 0 whatever happened; the other stream has its version, and what went wrong.
@@ -267,6 +264,9 @@ fn remove(shell: &Shell, folder: &Path) -> Result<()> {
 /// it is about. It may not mount anything, so that nothing of the host's can be left in what it makes.
 fn logged(command: &[&str], log: &Path) -> Result<()> {
     let without_mounts = [
+        // The new system has no other locale.
+        "env",
+        "LC_ALL=C",
         "setpriv",
         "--bounding-set=-sys_admin",
         "--inh-caps=-sys_admin",

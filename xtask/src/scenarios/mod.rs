@@ -30,9 +30,8 @@ use crate::gdb::Gdb;
 use crate::image::Guest;
 use crate::kernel::{Debian, Kernel};
 use crate::machine::{GuestDisk, Hypervisor, Machine};
-use crate::paths;
 use crate::test_guest::TestGuest;
-use crate::vmlinux;
+use crate::{disk, paths, tools, vmlinux};
 
 /// From power-on to the guest's shell takes 15 s on an idle host; CI hosts are not idle.
 pub const BOOT: Duration = Duration::from_secs(400);
@@ -227,13 +226,15 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
-/// Builds what the scenarios use before they run side by side, so that it fails early.
+/// Fetches and builds what the scenarios use before they run side by side, so that it fails early.
 pub fn prepare(shell: &Shell) -> Result<()> {
     compile::image(shell, Flavour::Release)?;
     compile::image(shell, Flavour::TestHooks)?;
     compile::test_guest(shell)?;
     compile::guest_programs(shell, Debian::Amd64)?;
     compile::guest_programs(shell, Debian::I386)?;
+    tools::guest_busybox(shell, Debian::I386)?;
+    disk::core_image(shell)?;
     vmlinux::path(shell, Kernel::Pae12)?;
     vmlinux::path(shell, Kernel::default())?;
     Ok(())
