@@ -136,9 +136,8 @@ impl Console {
     /// off for long, or on again. They are left on everywhere else.
     ///
     /// They complain after 120 s of the guest (see `image`). The first `utpm` of a boot makes the micro-TPM's RSA key in
-    /// one call: some 800 million instructions on average, 40 s, but how many primes have to be tried is left
-    /// to chance, and up to one key in a hundred takes three times as long. A kernel without a detector has not
-    /// its file.
+    /// one call: some 800 million instructions, 40 s, but how many primes have to be tried is left to chance,
+    /// and now and then it is three times as many. A kernel without a detector has not its file.
     pub fn detect_lockups(&mut self, on: bool, timeout: Duration) -> Result<()> {
         let settings = [("watchdog", 1), ("hung_task_timeout_secs", 120)];
         let commands = settings.map(|(name, usual)| {

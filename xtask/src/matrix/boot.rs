@@ -106,11 +106,8 @@ pub fn run(workshop: &Workshop, debian: Debian, cpus: u32, results: &mut Results
     say(format!("    logged in after {} s", boot.as_secs()));
     // The loops leave udev little of one CPU, and it kills what takes it too long, in the middle of a module.
     console.check("udevadm settle --timeout=900", BOOT)?;
-    // NMIs that nobody claims are reported at the highest level; the console is needed.
-    console.check(
-        "echo 0 >/proc/sys/kernel/printk; dmesg -c >/dev/null",
-        COMMAND,
-    )?;
+    console.silence_kernel(COMMAND)?;
+    console.check("dmesg -c >/dev/null", COMMAND)?;
     let online = console.check("nproc", COMMAND)?;
     ensure!(online.trim() == cpus.to_string(), "{online} CPUs online");
 

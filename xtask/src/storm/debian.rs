@@ -40,11 +40,8 @@ pub fn run(workshop: &Workshop, storm: &Combination, tally: &mut Tally) -> Resul
     });
     let gdb = workshop.gdb(Kernel::default())?;
     let (machine, mut console) = workshop.boot(plan)?;
-    // NMIs that nobody claims are reported at the highest level; the console is needed.
-    console.check(
-        "echo 0 >/proc/sys/kernel/printk; dmesg -c >/dev/null",
-        COMMAND,
-    )?;
+    console.silence_kernel(COMMAND)?;
+    console.check("dmesg -c >/dev/null", COMMAND)?;
     let mut debian = Debian {
         machine: &machine,
         console,
