@@ -22,7 +22,7 @@ pub fn halt_forever() -> ! {
 }
 
 /// Writes memory back from every CPU's caches: a reset of the machine drops what only they
-/// hold (Intel SDM vol. 3, 11.1.1 "Processor State After Reset").
+/// hold (Intel SDM vol. 3, 10.1.1 "Processor State After Reset").
 pub fn write_back(start: *const u8, len: usize) {
     // No processor with VMX has shorter lines.
     const LINE: usize = 64;
