@@ -26,8 +26,8 @@ pub struct Context {
 pub enum Failure {
     /// It failed, for this reason.
     Why(heapless::String<240>),
-    /// It asks for what only Stillpoint has, and this is the bare machine.
-    /// Neither passed nor failed.
+    /// It asks for what this machine has not: Stillpoint, or a feature of the
+    /// processor. Neither passed nor failed.
     NotApplicable,
 }
 
@@ -158,11 +158,10 @@ fn failed(name: &str, why: fmt::Arguments<'_>) {
 
 fn not_applicable(name: &str) {
     NOT_APPLICABLE.fetch_add(1, Relaxed);
-    println!("test {name} ... not applicable on the bare machine");
+    println!("test {name} ... not applicable to this machine");
 }
 
-/// The last line. Under Stillpoint every test applies, and it ends after
-/// `failed`.
+/// The last line. Where every test applies, it ends after `failed`.
 fn summary() {
     let (passed, failed) = (PASSED.load(Relaxed), FAILED.load(Relaxed));
     match NOT_APPLICABLE.load(Relaxed) {

@@ -60,7 +60,7 @@ fn reset(context: &Context, name: &'static str, reset: fn()) -> ! {
     {
         let why = match &failure {
             harness::Failure::Why(why) => why.as_str(),
-            harness::Failure::NotApplicable => "there are no PALs on the bare machine",
+            harness::Failure::NotApplicable => "there are no PALs on this machine",
         };
         harness::abandon(format_args!("{name}: {why}"));
     }
